@@ -215,6 +215,16 @@ async def test_an_edited_value_expires_when_it_would_have(tq: TaskQ) -> None:
         assert (await edit()).status_code == 303 and await tq.values.get_ttl("cookie") is None
 
 
+@pytest.mark.parametrize("value", [{1, 2}, {1: 2}, float("nan"), b"x"])
+async def test_an_object_in_memory_is_not_edited_as_the_text_that_is_shown_of_it(value: Any) -> None:
+    async with TaskQ("memory://") as tq, in_starlette(tq, show_args=True) as browse:
+        await tq.values.set_public("seen", value)
+        await tq.values.set_public("text", {"n": [1, None]})
+        page, text = (await browse.get("value?key=seen")).text, (await browse.get("value?key=text")).text
+        assert "JSON cannot hold this value" in page and "></textarea>" in page
+        assert "JSON cannot hold" not in text and "></textarea>" not in text
+
+
 async def test_the_list_of_values_says_when_each_expires(browse: Browse, tq: TaskQ) -> None:
     await tq.values.set_public("cookie", 1, ttl=120)
     await tq.values.set_public("rate", 1)

@@ -15,7 +15,7 @@ from aiotaskq.backends.change import ScheduleChange
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.instants import from_iso
 from aiotaskq.core.task import SECOND
-from tests.web.dashboard.conftest import Browse, send
+from tests.web.dashboard.conftest import Browse, in_starlette, send
 
 HOUR = 3_600 * SECOND
 PARAMS = {"name": "World"}
@@ -139,3 +139,15 @@ async def test_the_form_previews_the_next_times_and_saves_nothing(browse: Browse
     assert (await tq.schedules.get("s")).interval_seconds == 60
     saved = await send(browse, "schedules.update", "schedule-form?id=s", **edit)
     assert saved.headers["location"] == "schedule?id=s" and (await tq.schedules.get("s")).interval_seconds == 7200
+
+
+@pytest.mark.parametrize("show", [True, False])
+async def test_the_form_says_what_an_empty_field_does(tq: TaskQ, show: bool) -> None:
+    await tq.schedules.add("Greet", "greet", interval=60, params=PARAMS, jitter=5, schedule_id="s")
+    async with in_starlette(tq, show_args=show) as browse:
+        page = (await browse.get("schedule-form?id=s")).text
+        for name in ("queue", "jitter", "max_runs", "max_retries", "priority"):
+            assert re.search(rf'<input name="{name}" value="[^"]+" required', page), "empty it would stay as it is"
+        assert not re.search(r'<input name="(timezone|timeout|calendar|blackout)" value="[^"]*" required', page)
+        assert ("Left empty, the params stay as they are" in page) is not show
+        assert "Left empty" not in (await browse.get("schedule-form")).text

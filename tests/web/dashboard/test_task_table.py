@@ -14,7 +14,7 @@ from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND
 from aiotaskq.web.dashboard.pages import tasks
 from tests.support.rows import new
-from tests.web.dashboard.conftest import Browse, in_starlette
+from tests.web.dashboard.conftest import Browse, in_starlette, send
 
 HEADS = {
     "": ["State", "Queue", "Details", "Attempt", "Run time", "Created"],
@@ -80,7 +80,7 @@ async def test_the_end_of_an_id_and_the_beginning_of_the_params_tell_tasks_apart
         assert "you" not in (await browse.get("tasks?format=json")).text
 
 
-async def test_tasks_in_the_order_of_their_ends(browse: Browse, tq: TaskQ) -> None:
+async def test_tasks_in_the_order_of_their_ends(browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
     at = tq.queue.clock.now() // SECOND
     for task_id, ago in (("first", 5), ("last", 1), ("middle", 3)):
         await put(tq, task_id, Status.FAILED, completed_at=at - ago, ended_at=(at - ago) * SECOND)
@@ -90,6 +90,10 @@ async def test_tasks_in_the_order_of_their_ends(browse: Browse, tq: TaskQ) -> No
     assert 'aria-sort="descending"' in page.text and "Older tasks" not in page.text
     found = (await browse.get("tasks?status=failed&sort=ended&format=json")).json()["tasks"]
     assert [each["task_id"] for each in found] == ["last", "middle", "first"]
+    assert "ended last are shown" not in page.text
+    monkeypatch.setattr(tasks, "ROWS", 2)
+    page = await browse.get("tasks?status=failed&sort=ended")
+    assert "The 2 tasks that ended last are shown." in page.text and "Older tasks" not in page.text
     for other in ("tasks?sort=ended", "tasks?status=pending", "tasks?status=failed&queue=default&sort=ended"):
         assert "sort=ended" not in (await browse.get(other)).text.partition("<thead>")[2], other
 
@@ -119,6 +123,21 @@ async def test_pending_tasks_are_found_by_why_they_wait(
         assert len((await browse.get(f"{other}&format=json")).json()["tasks"]) == 4, other
     monkeypatch.setattr(tasks, "SEARCHED", 1)
     assert (await browse.get("tasks?status=pending&reason=delayed&format=json")).json()["tasks"] == []
+
+
+async def test_a_change_of_chosen_tasks_leads_back_to_the_same_table(tq: TaskQ) -> None:
+    await put(tq, "one", Status.FAILED, params={"n": 1})
+    async with in_starlette(tq, show_args=True) as browse:
+        for address, fields in (
+            ("tasks?status=failed&params=n%3D1", {"status": "failed", "params": "n=1"}),
+            ("tasks?status=failed&sort=ended", {"status": "failed", "sort": "ended"}),
+        ):
+            form = (await browse.get(address)).text.partition('id="many"')[2].partition("</form>")[0]
+            for name, value in fields.items():
+                assert f'<input type="hidden" name="{name}" value="{value}">' in form
+            sent = {"which": "selected", "task_id": "one", "sure": "yes"} | fields
+            done = await send(browse, "tasks.retry_many", "tasks", **sent)
+            assert (done.status_code, done.headers["location"]) == (303, address)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from jinja2 import nodes
 
 import aiotaskq.web.dashboard as package
 from aiotaskq.core.catalogue import parse
+from aiotaskq.core.conversion import error_type
 from aiotaskq.core.firing_record import OUTCOMES, REASONS
+from aiotaskq.core.outcome import LeaseExpired, settle
 from aiotaskq.core.schedule import ScheduleState
 from aiotaskq.core.status import Status
 from aiotaskq.operations.everything import OPERATIONS
@@ -24,6 +26,7 @@ from aiotaskq.web.dashboard.site import actions
 from aiotaskq.web.dashboard.words import CATALOGUE, Words, language_of
 from aiotaskq.web.endpoints import ENDPOINTS
 from aiotaskq.web.problem_details import DETAILS
+from tests.support.rows import new
 
 FOLDER = Path(package.__file__).parent
 TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
@@ -151,3 +154,10 @@ def test_times_are_in_one_zone_and_as_its_readers_write_them() -> None:
     assert Words("zh", "Asia/Shanghai").time(at) == "2023-11-15 06:13:20"
     assert Words("en", "UTC").time(None) == Words("en", "UTC").time(2**62) == ""
     assert Words("en", "UTC")("{ready} ready", ready=12_345) == "12,345 ready"
+
+
+def test_why_a_run_was_lost_is_chinese_where_messages_are_hidden_too() -> None:
+    running = new(status=Status.RUNNING, lease_owner="worker-a", fence=1, began_at=5_000_000, started_at=5)
+    error = settle(running, LeaseExpired(None), 10_000_000).attempts[-1].error
+    for text in (error, error_type(error)):
+        assert Words("zh").error(text).startswith("进程已死亡"), text

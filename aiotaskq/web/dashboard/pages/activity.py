@@ -17,6 +17,8 @@ from aiotaskq.web.dashboard.words import marked
 ROWS = 100
 KEEP = 0.9
 """Seconds for which an open page does not read the store anew."""
+OURS = (marked("its process died, or its lease was not renewed"),)
+"""What is shown of errors of the library, which have no type, where messages are hidden."""
 
 
 @page("activity", marked("Activity"), "name")

@@ -54,6 +54,8 @@ KEEP = 5.0
 EQUAL_TO = {"schedule" if name == "scheduler_task_id" else name: name for name in EQUAL}
 """The filters of an address that are fields of a task, and these."""
 FILTERS = ("status", *EQUAL_TO, "error")
+SEARCHES = ("params", "reason", "sort")
+"""What an address has beside these: filters that no store has, and the order."""
 NOT_COUNTED = [name for name in FILTERS if name not in ("status", "queue")]
 """Filters that the counts are not of."""
 SUGGESTED = 200
@@ -123,7 +125,7 @@ def _args_line(task: Task) -> str:
     return whole if len(whole) <= ARGS else f"{whole[:ARGS]}…"
 
 
-@page("tasks", marked("Tasks"), *FILTERS, "after", "params", "reason", "sort")
+@page("tasks", marked("Tasks"), *FILTERS, *SEARCHES, "after")
 async def tasks(view: View) -> dict[str, Any]:
     """Read one page of tasks."""
     where = _filters(view)
@@ -156,7 +158,7 @@ async def tasks(view: View) -> dict[str, Any]:
         "waits": {each.task_id: waits[each.task_id] for each in found[:ROWS] if each.task_id in waits},
         "filters": {name: view.text(name) or "" for name in FILTERS},
         "filtered": any(map(view.text, FILTERS)) or params is not None,
-        "more": found[ROWS - 1].task_id if len(found) > ROWS and not searches else None,
+        "more": found[ROWS - 1].task_id if len(found) > ROWS and not searches and not by_end else None,
         "window": None if len(found) > ROWS else window,
         "params": params or "",
         "reason": reason or "",
@@ -194,7 +196,7 @@ async def _waits(view: View, tasks: list[Task], paused: Collection[str]) -> dict
 async def _last_ended(view: View, status: Status) -> list[Task]:
     """Return the tasks with this status that have ended last."""
     backend = view.tq.queue.backend
-    found = await backend.get(await backend.last_ended(status, ROWS))
+    found = await backend.get(await backend.last_ended(status, ROWS + 1))
     return [each for each in found if each is not None and each.status == status]
 
 
@@ -212,7 +214,7 @@ async def _find(view: View, given: dict[str, Any], limit: int) -> tuple[list[Tas
 def _table(view: View) -> str:
     if view.text("same_error") is not None:
         return link("failures", queue=view.text("queue"))
-    return link("tasks", **{name: view.text(name) for name in FILTERS})
+    return link("tasks", **{name: view.text(name) for name in (*FILTERS, *SEARCHES)})
 
 
 def _where(statuses: Collection[Status], *more: str) -> Callable[[View], dict[str, Any] | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from aiotaskq.core.errors import check_json
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
@@ -41,10 +42,20 @@ async def value(view: View) -> dict[str, Any]:
         "key": key,
         "there": there,
         "value": json_text(found) if view.show_args else None,
+        "exact": view.show_args and _is_json(found),
         "ttl": "" if left is None else str(math.ceil(left)),  # as a form takes it
         "until": until,
         "expires": to_iso(until),
     }
+
+
+def _is_json(value: Any) -> bool:
+    """Return whether the text of a value is all of it; a store in memory may hold other objects."""
+    try:
+        check_json("value", value)
+    except ValidationError:
+        return False
+    return True
 
 
 def _given(view: View) -> dict[str, Any]:
