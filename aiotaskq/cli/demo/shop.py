@@ -85,7 +85,7 @@ def register(tq: TaskQ) -> None:
 
     @tq.task(name="import.rows", queue=IMPORTS, limit=Limit(1, key="tenant"))
     async def import_rows(tenant: str, rows: int) -> int:
-        for done in range(0, rows, 100):
+        for done in range(100, rows + 1, 100):
             await current_task().progress(done, rows)
             await asyncio.sleep(0.1)
         return rows
