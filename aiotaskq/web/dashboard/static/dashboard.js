@@ -126,9 +126,9 @@ function nodeAt(path, root) {
   return path.reduce((node, index) => node?.children[index], root);
 }
 
-// What was typed into the fields of a part.
+// What was typed into the fields of a part, also before a form was refused.
 function typedIn(root) {
-  const fields = [...root.querySelectorAll(TYPED)].filter((each) => each.value !== each.defaultValue);
+  const fields = [...root.querySelectorAll(TYPED)].filter((each) => each.value !== each.defaultValue || "given" in each.dataset);
   return new Map(fields.map((each) => [nameOf(each), each.value]));
 }
 

@@ -292,3 +292,16 @@ async def test_what_is_typed_in_a_part_stays_and_the_age_of_that_part_is_told(
         await page.clock.run_for(3_000)
         await expect(page.locator("#group .state.cancelled")).to_be_visible()
         assert await budget.input_value() == '{"usd": 70}' and seen.problems == []
+
+
+async def test_what_was_refused_stays_in_a_part_that_changes(browser: Browser, home: str, tq: TaskQ) -> None:
+    calls = [tq.call("greet", {"name": name}) for name in ("a", "b")]
+    group = await tq.group(calls, budget={"usd": 5})
+    async with visitor(browser, home) as seen:
+        page, budget = await seen.open(f"group?id={group.group_id}"), seen.page.locator("input[name=budget]")
+        await budget.fill('{"usd": -7}')
+        await budget.press("Enter")
+        await expect(page.locator(".message.problem")).to_be_visible()
+        await (await group.tasks())[0].cancel()
+        await expect(page.locator("#group .state.cancelled")).to_be_visible()
+        assert await budget.input_value() == '{"usd": -7}'
