@@ -136,8 +136,7 @@ def staying(tx: Transaction, tasks: Iterable[Task], before: int | None) -> set[s
     return {
         task.task_id
         for task, group_id in members
-        if stays(task, group := top.get(group_id), before)
-        or (group_id if group is None else group.parent_id) in unread
+        if stays(task, group := top.get(group_id), before) or (group_id if group is None else group.parent_id) in unread
     }
 
 
