@@ -94,7 +94,7 @@ def __getattr__(name: str) -> typing.Any:
         return found
     for home in () if name.startswith("_") else ("aiotaskq.types", "aiotaskq.errors", "aiotaskq.codecs"):
         if name in importlib.import_module(home).__all__:
-            # Of an AttributeError `from aiotaskq import …` would not show the text.
+            # An import statement replaces the text of an AttributeError by its own.
             raise ImportError(f"cannot import name {name!r} from 'aiotaskq'; it is in {home}", name=__name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

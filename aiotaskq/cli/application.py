@@ -70,7 +70,7 @@ def load(target: str) -> TaskQ:
 
 
 def _import_failed(module: str, error: Exception) -> None:
-    # An error of the application: its author needs the traceback, from the first file of his own.
+    # The error is of the application: the traceback begins in its first file.
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_IMPORTERS):
         trace = trace.tb_next

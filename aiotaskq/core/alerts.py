@@ -114,7 +114,8 @@ def after(open_since: Mapping[str, Sequence[Any]], made: Sequence[Alert]) -> dic
 
 # ---- what needs attention without a rule of the application ---------------------------------------------------------
 
-TIMES: Final = 10
+LONG_FACTOR: Final = 10
+"""A run is long that takes so many times the p99 of its type."""
 LEAST_LONG: Final = 60.0
 """Seconds below which no run is long."""
 LEAST_RUNS: Final = 20
@@ -127,7 +128,7 @@ LEAST_READY: Final = 10
 
 def runs_long(seconds: float, p99: float | None) -> bool:
     """Return whether a task runs for over ten times what 99 of 100 runs of its type take; None where not known."""
-    return p99 is not None and seconds > max(LEAST_LONG, TIMES * p99)
+    return p99 is not None and seconds > max(LEAST_LONG, LONG_FACTOR * p99)
 
 
 def grows(ready: int, ended: int) -> bool:

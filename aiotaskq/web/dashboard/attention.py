@@ -64,7 +64,7 @@ class Notice(msgspec.Struct, frozen=True):
     since: int | None = None
     """When it began, in microseconds UTC; None where that is not known."""
     actor: str = ""
-    """Who did it, where somebody did, and that is known."""
+    """The operator that did it; empty where none did, or the audit log does not name one."""
     action: str = ""
     """The change that mends it; "" where none does."""
     fields: dict[str, str] = {}
@@ -106,7 +106,10 @@ async def look(view: View, stats: Stats, failed: Sequence[Task], log: Sequence[A
 
 
 def paused_by(log: Sequence[AuditEntry], noun: str, name: str) -> tuple[int | None, str]:
-    """Return when a thing was paused, and by whom, as the audit log, the newest first, tells; else None and ""."""
+    """Return the instant of the last pause of a thing, and its operator; ``log`` has the latest entry first.
+
+    None and "" where the last entry is no pause.
+    """
     for each in log:
         if name in each.targets and each.action in (f"{noun}.pause", f"{noun}.resume"):
             return (each.at, each.actor) if each.action == f"{noun}.pause" else (None, "")

@@ -168,7 +168,7 @@ async def test_what_is_paused_says_for_how_long_and_by_whom_and_is_resumed_from_
         assert (done.status_code, done.headers["location"]) == (303, "./")
     assert (await tq.paused(), (await tq.limits.get("tenant:1")).state) == ([], "open")
     assert (await tq.schedules.get(schedule)).state == "active"
-    await tq.pause("batch")  # by a program: the log knows only that somebody has resumed it
+    await tq.pause("batch")  # by a program: the audit log has the resume alone
     assert ">for" not in (await browse.get("")).text.split("The queue batch")[1].split("</li>")[0]
 
 

@@ -409,7 +409,7 @@ def _instant(text: str | None) -> int:
 
 
 async def _pushed(operation: Operation, view: View) -> Done:
-    """Push what the form says; a type that nobody knows is asked about."""
+    """Push the task of the form; a type that no worker knows needs a second yes."""
     await check_type(view)
     answer: Pushed | Copied = await view.perform(operation, by_name(operation, view))
     page = page_of("tasks", answer.task_id)
