@@ -15,8 +15,9 @@ from aiotaskq.core.history import Period
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.schedule import Schedule, ScheduleOptions
 from aiotaskq.core.steps import EventValue, Step
+from aiotaskq.core.stopping import ExitCode
 from aiotaskq.core.task import Attempt, Filters, Task
-from aiotaskq.core.worker_info import ExitCode, WorkerInfo
+from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.hooks import HookCall

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aiotaskq.app.registrations import Registrations
     from aiotaskq.backends.base import Backend, Schedules
     from aiotaskq.core.codec import Codec
-    from aiotaskq.core.worker_info import ExitCode
+    from aiotaskq.core.stopping import ExitCode
     from aiotaskq.runtime.scheduler.scheduler import Scheduler
 
 

@@ -20,9 +20,9 @@ from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.alerts import ALERTS, NAMED, Rules, Seen, after, changes, holding, make_rules
 from aiotaskq.core.errors import INT32
 from aiotaskq.core.status import Status
+from aiotaskq.core.stopping import CLOSING, SERVICES, ExitCode
 from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.webhooks import alert_messages
-from aiotaskq.core.worker_info import CLOSING, SERVICES, ExitCode
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task

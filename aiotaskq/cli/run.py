@@ -29,8 +29,8 @@ from aiotaskq.cli.shutdown import HOW_TO_STOP, STOPPED, Deadline, Lifeline, Sign
 from aiotaskq.cli.supervisor import supervise
 from aiotaskq.cli.web import SITE, Site, serving
 from aiotaskq.core.masking import mask
+from aiotaskq.core.stopping import ExitCode
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.logging import NOWHERE, bind_task
 from aiotaskq.log import log, output, printable

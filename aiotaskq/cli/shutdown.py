@@ -19,8 +19,8 @@ from aiotaskq.app.running import ECHO
 from aiotaskq.cli.i18n import marked
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.errors import check_seconds
+from aiotaskq.core.stopping import ExitCode
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.operations.fields import about
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -26,8 +26,8 @@ from aiotaskq.cli.output import echo_error, echo_stderr
 from aiotaskq.cli.shutdown import HOW_TO_STOP, MARGIN, STOPPED, Deadline, Signals, WorkerOptions
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.concurrency.failure_backoff import backoff
+from aiotaskq.core.stopping import ExitCode
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.log import log
 
 QUICK = 10.0  # seconds; a process that ends sooner is restarted after a growing pause

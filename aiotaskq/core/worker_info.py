@@ -1,11 +1,10 @@
-"""What the registry of a store knows of a worker, what the id of a worker says, and how one stops."""
+"""What the registry of a store knows of a worker, and what the id of a worker says."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from enum import IntEnum
 from typing import NamedTuple
 
 import msgspec
@@ -14,19 +13,6 @@ from aiotaskq.core.instants import to_datetime
 
 MOST_TYPES = 500
 """Task types, and limits, that a worker tells of: its row is written with each heartbeat."""
-
-SERVICES = 1.0
-"""Seconds that the round of a background loop may take to end when a worker stops."""
-CLOSING = 5.0
-"""Seconds that closing connections, threads and resources may take in the end."""
-
-
-class ExitCode(IntEnum):
-    """How a worker stopped."""
-
-    DRAINED = 0
-    RELEASED = 3
-    ABANDONED = 4
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):

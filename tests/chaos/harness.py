@@ -31,8 +31,8 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.outcome import MAX_CRASHES
 from aiotaskq.core.status import Status
+from aiotaskq.core.stopping import ExitCode
 from aiotaskq.core.task import SECOND, Task, TaskFilter, new_task
-from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.runtime.queue.queue import Queue
 from tests.chaos.checker import Findings, Harm, check
 from tests.chaos.ledger import Line, read, read_all

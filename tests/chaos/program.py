@@ -30,8 +30,8 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.core.outcome import Completed, Failed, settle
+from aiotaskq.core.stopping import ExitCode
 from aiotaskq.core.task import Task
-from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.errors import AiotaskqError, BatchFailed, DatabaseUnavailable, TaskConflict
 from aiotaskq.log import logger, output
 from aiotaskq.runtime.context import current_batch, current_task

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aiotaskq.core.status import Status
-from aiotaskq.core.worker_info import ExitCode
+from aiotaskq.core.stopping import ExitCode
 from tests.chaos.checker import executions, runs_of, zombie_writes
 from tests.chaos.harness import Fleet, Report
 from tests.chaos.places import Place

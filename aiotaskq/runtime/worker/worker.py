@@ -17,8 +17,8 @@ from aiotaskq.core.errors import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.core.notes import NewNote
 from aiotaskq.core.outcome import Completed, Outcome, Released
 from aiotaskq.core.status import Status
+from aiotaskq.core.stopping import CLOSING, SERVICES, ExitCode
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.worker_info import CLOSING, SERVICES, ExitCode
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.context import TaskContext

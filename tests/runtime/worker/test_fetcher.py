@@ -16,7 +16,7 @@ from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.status import Status
-from aiotaskq.core.worker_info import ExitCode
+from aiotaskq.core.stopping import ExitCode
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.queue.claims import Claims

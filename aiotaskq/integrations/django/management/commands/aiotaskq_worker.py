@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from aiotaskq.core.masking import mask
-from aiotaskq.core.worker_info import ExitCode
+from aiotaskq.core.stopping import ExitCode
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.integrations.django.backend import TasksBackend
 from aiotaskq.integrations.django.borrowed import advising_migrate
