@@ -58,6 +58,10 @@ class WorkerInfo(msgspec.Struct, frozen=True):
         """``seen_at`` as an aware datetime in UTC."""
         return to_datetime(self.seen_at)
 
+    def claims(self, now: int) -> bool:
+        """Return whether it claims tasks at ``now``, in microseconds UTC: its lease is not over, nor is it quiet."""
+        return self.lease_until > now and not self.quiet
+
     def claims_from(self, queue: str) -> bool:
         """Return whether it claims from this queue."""
         return self.queues is None or queue in self.queues

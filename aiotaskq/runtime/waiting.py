@@ -105,7 +105,7 @@ async def awake(backend: Backend, now: int) -> list[WorkerInfo] | None:
     """Return the workers that claim tasks at ``now``: not those that are quiet; None where there is no registry."""
     if backend.workers is None:
         return None
-    return [each for each in await backend.workers.all() if each.lease_until > now and not each.quiet]
+    return [each for each in await backend.workers.all() if each.claims(now)]
 
 
 async def look(

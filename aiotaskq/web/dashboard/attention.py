@@ -87,10 +87,10 @@ async def look(view: View, stats: Stats, failed: Sequence[Task], log: Sequence[A
     workers = [] if registry is None else await registry.all()
     unclaimed: list[Notice] = []
     if registry is not None and stats.counts.get("pending"):
-        alive = [each for each in workers if each.lease_until > now]
-        unclaimed = await _without_workers(view, stats, alive) if stats.ready else []
+        awake = [each for each in workers if each.claims(now)]
+        alive = any(each.lease_until > now for each in workers)
+        unclaimed = await _without_workers(view, stats, awake, alive) if stats.ready else []
         counted = await tq.queue.backend.pending_types(now, PENDING_LOOKED_AT)
-        awake = [each for each in alive if not each.quiet]
         unclaimed += unknown_notices(unknown_types(counted, awake, stats.paused))
     return [
         *alerts,
@@ -119,12 +119,11 @@ def paused_by(log: Sequence[AuditEntry], noun: str, name: str) -> tuple[int | No
 # ---- what no worker claims ----
 
 
-async def _without_workers(view: View, stats: Stats, alive: Sequence[WorkerInfo]) -> list[Notice]:
-    """Return the queues with ready tasks that no worker claims."""
-    awake = [each for each in alive if not each.quiet]
-    if alive and not awake:
+async def _without_workers(view: View, stats: Stats, awake: Sequence[WorkerInfo], alive: bool) -> list[Notice]:
+    """Return the queues with ready tasks that no worker claims; ``alive``: a worker runs, though it may be quiet."""
+    if not awake and alive:
         return [Notice("failed", "all_quiet", "workers", number=stats.ready, action="workers.wake_many")]
-    if not alive:
+    if not awake:
         return [Notice("failed", "no_worker", "workers", number=stats.ready)]
     names = await unclaimed_queues(view.tq.queue.backend, stats, awake, view.now, MOST_QUEUES)
     return [Notice("failed", "unclaimed", "queue", {"name": name}, values={"queue": name}) for name in names]
