@@ -22,9 +22,6 @@ from contextvars import ContextVar
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from loguru import _defaults
-from loguru import logger as _loguru
-
 from aiotaskq.concurrency.loop_bound import after_fork, running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import CrossThreadFuture, may_be_interrupted, uninterrupted
 from aiotaskq.core.errors import ValidationError
@@ -75,6 +72,8 @@ class Log:
         if self._chosen and not chosen:
             return
         self._level, self._to, self._tracebacks, self._chosen = level, to, tracebacks, chosen
+        if to == "loguru":
+            import loguru  # noqa: F401
         gate.open = level <= DEBUG
 
     def default_to_loguru(self) -> None:
@@ -110,7 +109,7 @@ class Log:
 
     def _disabled(self, level: int) -> bool:
         # Loguru's core knows the lowest level of all sinks.
-        return level < self._level or (self._to == "loguru" and bool(level < _core.min_level))
+        return level < self._level or (self._to == "loguru" and bool(level < _core().min_level))
 
     def _write(self, level: int, template: str, args: tuple[object, ...], cause: BaseException | None) -> None:
         if self._disabled(level):
@@ -138,14 +137,15 @@ class Log:
         if self._disabled(level):
             return False
         if self._loguru():
-            return bool(_core.min_level <= level)
+            return bool(_core().min_level <= level)
         standard = logging.getLogger("aiotaskq")
         return standard.isEnabledFor(level) and standard.hasHandlers()
 
     def _loguru(self) -> bool:
-        return self._to == "loguru" or (
-            self._to == "auto" and any(number not in _default_sink for number in _core.handlers)
-        )
+        if self._to != "auto":
+            return self._to == "loguru"
+        core = _core()
+        return core is not None and any(number not in _default_sinks() for number in core.handlers)
 
     def emit(self, line: _Line) -> None:
         """Write a line to the current output."""
@@ -170,9 +170,11 @@ class _Line:
         self._number = frame.f_lineno
 
     def to_loguru(self) -> None:
+        from loguru import logger
+
         # The traceback is a part of the text: a sink with `diagnose` would write the values of variables into it.
         text = self._text if self._cause is None else f"{self._text}\n{_formatted(self._cause)}"
-        _loguru.patch(self._place).log(_NAMES[self._level], text)
+        logger.patch(self._place).log(_NAMES[self._level], text)
 
     def _place(self, record: Record) -> None:
         record["name"], record["function"], record["line"] = self._name, self._function, self._number
@@ -291,9 +293,21 @@ def _forked() -> None:
 
 
 # Not public, and pinned with loguru below 0.8: `min_level` and `handlers` of its core, and its defaults.
-_core: Any = _loguru._core  # type: ignore[attr-defined]
-# Loguru adds it when it is imported, unless LOGURU_AUTOINIT says otherwise; numbers are never used again.
-_default_sink = (0,) if _defaults.LOGURU_AUTOINIT else ()
+
+
+def _core() -> Any:
+    """Return the core of loguru, or None where the program has not imported loguru: then it has no sink there."""
+    logger = getattr(sys.modules.get("loguru"), "logger", None)
+    return None if logger is None else logger._core
+
+
+def _default_sinks() -> tuple[int, ...]:
+    """Return the sink that loguru adds when it is imported, unless LOGURU_AUTOINIT says otherwise."""
+    from loguru import _defaults
+
+    return (0,) if _defaults.LOGURU_AUTOINIT else ()
+
+
 gate: Final = Gate()
 log: Final = Log()
 """The log of the modules of aiotaskq; ``logger`` is for the application."""
@@ -302,7 +316,7 @@ log: Final = Log()
 # ---- for applications ------------------------------------------------------------------------------------------------
 
 _LEVELS: dict[str | None, int] = {"DEBUG": DEBUG, "INFO": INFO, "WARNING": WARNING, "ERROR": ERROR, None: NOTHING}
-_sinks: list[int] = list(_default_sink)  # what `configure` replaces
+_sinks: list[int] = []  # what `configure` replaces, with the sink by default; numbers are never used again
 
 
 def output(level: str | None = "INFO", *, to: Output = "auto", tracebacks: bool = True) -> None:
@@ -334,9 +348,11 @@ def configure(folder: str | os.PathLike[str] = "logs") -> None:
 
     Raises OSError when the folder or the file cannot be written; then nothing has changed.
     """
+    from loguru import logger
+
     file = os.path.join(os.fspath(folder), "app_{time:YYYY-MM-DD}.log")
     # Without `diagnose`, which would write the values of variables into tracebacks: they may be secrets.
-    kept = _loguru.add(
+    kept = logger.add(
         file,
         level="DEBUG",
         rotation="10 MB",
@@ -345,18 +361,20 @@ def configure(folder: str | os.PathLike[str] = "logs") -> None:
         encoding="utf-8",
         diagnose=False,
     )
-    shown = _loguru.add(sys.stdout, level="INFO", diagnose=False)
-    for number in _sinks:
+    shown = logger.add(sys.stdout, level="INFO", diagnose=False)
+    for number in (*_default_sinks(), *_sinks):
         with contextlib.suppress(ValueError):  # the application has removed it
-            _loguru.remove(number)
+            logger.remove(number)
     _sinks[:] = [kept, shown]
     output("DEBUG", to="loguru")
 
 
 def __getattr__(name: str) -> Any:
     if name == "logger":
+        from loguru import logger
+
         log.default_to_loguru()  # as in the old system, where this logger had every line
-        return _loguru
+        return logger
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
