@@ -8,20 +8,8 @@ from __future__ import annotations
 import importlib
 import typing
 
-from aiotaskq.app.groups import Workflow, chain, group
-from aiotaskq.app.registry import injected
-from aiotaskq.app.schedules import preview
-from aiotaskq.app.settings import configure as configure
-from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.limits import Fair, Limit, Rate
-from aiotaskq.core.outcome import Backoff
-from aiotaskq.core.parent import Parent
-from aiotaskq.core.status import Status
-from aiotaskq.errors import AiotaskqError, BatchFailed, EventTimeout, LeaseLost, ResultTimeout, TaskFailed
-from aiotaskq.runtime.context import current_batch, current_task
-from aiotaskq.runtime.steps import sleep_for, sleep_until, step, wait_event
-
 if typing.TYPE_CHECKING:
+    from aiotaskq.app.groups import Workflow, chain, group
     from aiotaskq.app.legacy import DatabaseQueue as DatabaseQueue
     from aiotaskq.app.legacy import MemoryQueue as MemoryQueue
     from aiotaskq.app.legacy import RedisQueue as RedisQueue
@@ -33,10 +21,21 @@ if typing.TYPE_CHECKING:
     from aiotaskq.app.legacy import pop_task as pop_task
     from aiotaskq.app.legacy import push_task as push_task
     from aiotaskq.app.legacy import set_public as set_public
+    from aiotaskq.app.registry import injected
+    from aiotaskq.app.schedules import preview
+    from aiotaskq.app.settings import configure as configure
+    from aiotaskq.app.taskq import TaskQ
+    from aiotaskq.core.limits import Fair, Limit, Rate
+    from aiotaskq.core.outcome import Backoff
+    from aiotaskq.core.parent import Parent
+    from aiotaskq.core.status import Status
     from aiotaskq.database import Base as Base
     from aiotaskq.database import SessionLocal as SessionLocal
     from aiotaskq.database import engine as engine
     from aiotaskq.database import get_db as get_db
+    from aiotaskq.errors import AiotaskqError, BatchFailed, EventTimeout, LeaseLost, ResultTimeout, TaskFailed
+    from aiotaskq.runtime.context import current_batch, current_task
+    from aiotaskq.runtime.steps import sleep_for, sleep_until, step, wait_event
 
     DATABASE_URL: str
 
@@ -70,29 +69,47 @@ __all__ = [
     "wait_event",
 ]
 
-_OLDER = (
-    "DatabaseQueue",
-    "MemoryQueue",
-    "RedisQueue",
-    "Scheduler",
-    "delete_public",
-    "get_public",
-    "get_queue",
-    "get_scheduler",
-    "pop_task",
-    "push_task",
-    "set_public",
-)
+# The module of each name: imported at the first use, so that a program imports what it uses.
+_NAMES = {
+    "app.groups": ("Workflow", "chain", "group"),
+    "app.legacy": (
+        "DatabaseQueue",
+        "MemoryQueue",
+        "RedisQueue",
+        "Scheduler",
+        "delete_public",
+        "get_public",
+        "get_queue",
+        "get_scheduler",
+        "pop_task",
+        "push_task",
+        "set_public",
+    ),
+    "app.registry": ("injected",),
+    "app.schedules": ("preview",),
+    "app.settings": ("configure",),
+    "app.taskq": ("TaskQ",),
+    "core.limits": ("Fair", "Limit", "Rate"),
+    "core.outcome": ("Backoff",),
+    "core.parent": ("Parent",),
+    "core.status": ("Status",),
+    "database": ("Base", "DATABASE_URL", "SessionLocal", "engine", "get_db"),
+    "errors": ("AiotaskqError", "BatchFailed", "EventTimeout", "LeaseLost", "ResultTimeout", "TaskFailed"),
+    "runtime.context": ("current_batch", "current_task"),
+    "runtime.steps": ("sleep_for", "sleep_until", "step", "wait_event"),
+}
+_MODULES = {name: f"aiotaskq.{module}" for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> typing.Any:
-    # Imported on use, so that a program without a database does not import SQLAlchemy.
-    if name in ("Base", "DATABASE_URL", "SessionLocal", "engine", "get_db"):
-        return getattr(importlib.import_module("aiotaskq.database"), name)
-    if name in _OLDER:
-        globals()[name] = found = getattr(importlib.import_module("aiotaskq.app.legacy"), name)
+    if name in _MODULES:
+        found = getattr(importlib.import_module(_MODULES[name]), name)
+        if name != "DATABASE_URL":  # it follows the settings
+            globals()[name] = found
         return found
-    for home in () if name.startswith("_") else ("aiotaskq.types", "aiotaskq.errors", "aiotaskq.codecs"):
+    if name in ("codecs", "errors", "log", "types"):
+        return importlib.import_module(f"aiotaskq.{name}")
+    for home in ("aiotaskq.types", "aiotaskq.errors", "aiotaskq.codecs") if name[:1].isupper() else ():
         if name in importlib.import_module(home).__all__:
             # An import statement replaces the text of an AttributeError by its own.
             raise ImportError(f"cannot import name {name!r} from 'aiotaskq'; it is in {home}", name=__name__)
