@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -49,8 +48,7 @@ class RunOptions(msgspec.Struct, frozen=True):
         return float(self.drain), float(self.grace)  # type: ignore[arg-type]  # the constructor has converted timedeltas
 
 
-@dataclass(slots=True)
-class Internal:
+class Internal(msgspec.Struct):
     """What the package uses of a TaskQ, beside its public names; ``internal(tq)`` returns it."""
 
     registered: Registrations
@@ -68,7 +66,7 @@ class Internal:
     """Does what ``run`` does, until the event is set instead of a signal."""
     on_signal: Callable[[asyncio.Event], None]
     """Handles a signal: the first sets the event of ``run_until``, the next one skips the drain."""
-    bound: LoopBound = field(default_factory=LoopBound)
+    bound: LoopBound = msgspec.field(default_factory=LoopBound)
     """The event loop in which it was opened last."""
     stands_by: bool = False
     """Whether ``running`` runs no workers unless ``workers=True``; a test sets it."""

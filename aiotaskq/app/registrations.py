@@ -6,37 +6,39 @@ import contextlib
 import inspect
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aiotaskq.core.alerts import Rules
-from aiotaskq.core.schedule import Schedule
+import msgspec
+
 from aiotaskq.core.task import Task
-from aiotaskq.core.webhooks import Webhook
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.handler import Handler, with_versions
 from aiotaskq.runtime.hooks import Hooks
 
+if TYPE_CHECKING:
+    from aiotaskq.core.alerts import Rules
+    from aiotaskq.core.schedule import Schedule
+    from aiotaskq.core.webhooks import Webhook
+
 PushMiddleware = Callable[[list[Task], Callable[[list[Task]], Awaitable[list[Task]]]], Awaitable[list[Task]]]
 
 
-@dataclass(slots=True)
-class Registrations:
+class Registrations(msgspec.Struct):
     """The registrations of one TaskQ, in the order in which they were made."""
 
-    hooks: Hooks = field(default_factory=Hooks)
-    handlers: dict[str, Handler] = field(default_factory=dict)
+    hooks: Hooks = msgspec.field(default_factory=Hooks)
+    handlers: dict[str, Handler] = {}
     """By task type."""
-    elsewhere: set[str] = field(default_factory=set)
+    elsewhere: set[str] = set()
     """Task types that other processes handle."""
-    schedules: dict[str, Callable[[], Schedule]] = field(default_factory=dict)
+    schedules: dict[str, Callable[[], Schedule]] = {}
     """What makes each declared schedule, by its name."""
-    run_middleware: list[Any] = field(default_factory=list)
-    push_middleware: list[PushMiddleware] = field(default_factory=list)
-    webhooks: dict[str, Webhook] = field(default_factory=dict)
+    run_middleware: list[Any] = []
+    push_middleware: list[PushMiddleware] = []
+    webhooks: dict[str, Webhook] = {}
     """By their names."""
     alerts: Rules | None = None
-    resources: dict[Any, Callable[[], Any]] = field(default_factory=dict)
+    resources: dict[Any, Callable[[], Any]] = {}
     """Factories, by the type of what they give."""
     kind: type[Task] = Task
     """The class of its tasks."""

@@ -14,7 +14,6 @@ from aiotaskq.app.push import push_defaults
 from aiotaskq.app.registrations import PushMiddleware, Registrations, kind_of
 from aiotaskq.app.schedules import schedule_of
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.cron import check_timezone
 from aiotaskq.core.edit import Merge
 from aiotaskq.core.firing import NAMESPACE
 from aiotaskq.core.foreign_names import Hinted, checks_options
@@ -22,12 +21,10 @@ from aiotaskq.core.limits import Fair, Limit, Of, Rate, check_shared, specs_of
 from aiotaskq.core.outcome import Backoff, make_backoff
 from aiotaskq.core.schedule import Schedule, ScheduleOptions, timing_of
 from aiotaskq.core.task import SECOND, Task, TaskOfObjects
-from aiotaskq.core.webhooks import WEBHOOK, make_webhook
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.handler import INJECTED, Executor, make_handler, with_versions
 from aiotaskq.runtime.hooks import HookCall, HookName, takes
-from aiotaskq.runtime.webhook_sender import WebhookFailed, WebhookRefused, deliver
 
 F = TypeVar("F", bound=Callable[..., Any])
 # What a coroutine function returns. It holds no Any, which would make every later overload ambiguous to mypy.
@@ -116,7 +113,11 @@ class Registry(Hinted):
         self._clock = clock
         self._objects = objects
         self._functions: dict[str, list[TaskFunction[Any, Any, Any]]] = {}  # by name: that of each version
-        self.timezone = None if timezone is None else check_timezone(timezone).key
+        self.timezone: str | None = None
+        if timezone is not None:
+            from aiotaskq.core.cron import check_timezone
+
+            self.timezone = check_timezone(timezone).key
         self._registered = Registrations(kind=TaskOfObjects if objects else Task)
         """What was registered with the decorators."""
 
@@ -341,6 +342,8 @@ class Registry(Hinted):
         Raises:
             ValidationError: naming the argument, also for a name that is taken.
         """
+        from aiotaskq.core.webhooks import make_webhook
+
         webhook = make_webhook(
             url,
             secret,
@@ -359,11 +362,16 @@ class Registry(Hinted):
         self._handle_messages()
 
     def _handle_messages(self) -> None:
+        from aiotaskq.core.webhooks import WEBHOOK
+        from aiotaskq.runtime.webhook_sender import WebhookFailed
+
         # That of an adopted TaskQ does not know the webhooks of this one.
         self._registered.handlers.pop(WEBHOOK, None)
         self.task(name=WEBHOOK, retry_on=WebhookFailed)(self._send_message)
 
     async def _send_message(self, webhook: str, body: dict[str, Any]) -> int:
+        from aiotaskq.runtime.webhook_sender import WebhookRefused, deliver
+
         known = self._registered.webhooks.get(webhook)
         running, now = current_task(), self._clock.now()
         if known is None:

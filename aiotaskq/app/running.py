@@ -22,7 +22,6 @@ from aiotaskq.core.errors import INT32
 from aiotaskq.core.status import Status
 from aiotaskq.core.stopping import CLOSING, SERVICES, ExitCode
 from aiotaskq.core.task import SECOND, Task, new_task
-from aiotaskq.core.webhooks import alert_messages
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task
@@ -301,6 +300,8 @@ class Running(Registry):
         rules, now = self._registered.alerts, self._clock.now()
         if rules is None:
             return
+        from aiotaskq.core.webhooks import alert_messages
+
         schedules = self._open_schedules()
         found = holding(rules, await look(self._backend, schedules, rules, now))
         known = await self.values.get_public(ALERTS) or {}

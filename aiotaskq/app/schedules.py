@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from aiotaskq.app.handle import TaskHandle
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.cron import local_timezone
 from aiotaskq.core.errors import MAX_ID, check_int, check_key, guess, instant, kind_name
 from aiotaskq.core.firing import LIMIT, next_starts
 from aiotaskq.core.firing_record import FiringRecord
@@ -268,6 +267,8 @@ def preview(
     ValidationError (CronError for a cron expression) naming the argument, and MissingExtra for a calendar without the
     extra ``calendars``.
     """
+    from aiotaskq.core.cron import local_timezone
+
     timing = timing_of(cron, interval, at)
     check_int("count", count, 1, 1000)
     if not isinstance(after, datetime | None):

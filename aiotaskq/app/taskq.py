@@ -7,7 +7,7 @@ import functools
 import operator
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from msgspec.structs import replace
 
@@ -19,8 +19,6 @@ from aiotaskq.app.running import Running
 from aiotaskq.app.schedules import Schedules
 from aiotaskq.app.settings import default_url, version_of
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, InvalidRow
-from aiotaskq.backends.direct import holds_objects
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.codec import Codec, check_codec
@@ -39,6 +37,9 @@ from aiotaskq.runtime.queue.groups import GroupStatus
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.retention import Auto, Retention
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend, InvalidRow
 
 _options_of = operator.attrgetter("options")
 
@@ -108,6 +109,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         if not isinstance(clock, Clock | None):
             raise ValidationError(f"clock: a clock is needed, such as VirtualClock() (got {kind_name(clock)})")
         self._backend = connect(url, keep_ended=keep_ended, codec=codec)
+        from aiotaskq.backends.direct import holds_objects
+
         super().__init__(clock or _clock_of(self._backend), timezone, objects=holds_objects(self._backend))
         self._internal = Internal(
             self._registered,

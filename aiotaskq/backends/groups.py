@@ -17,7 +17,6 @@ from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Gate, budget_gate
 from aiotaskq.core.groups import Member, grown
 from aiotaskq.core.usage import USED_UP_UNTIL
-from aiotaskq.core.webhooks import messages
 
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
@@ -117,6 +116,8 @@ class Groups:
         """Return the messages about children that have ended; ``now`` in microseconds UTC."""
         if not self.webhooks:
             return []
+        from aiotaskq.core.webhooks import messages
+
         return [message for task in ended for message in messages(self.webhooks, task, now)]
 
     def note(self, followed: Followed) -> None:

@@ -8,9 +8,7 @@ documented tables, and of what every store can hold.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import math
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -140,6 +138,8 @@ class CallTimeout(AiotaskqError, TimeoutError):
 
 def guess(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'send_mail'?`` with the known name that is most similar, an empty text if none is."""
+    import difflib
+
     close = difflib.get_close_matches(name[:64], sorted(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -169,6 +169,8 @@ REQUIREMENTS = {
 
 def missing(library: str, extra: str) -> MissingExtra:
     """Return the error for a library that is not installed, with the command that installs its extra."""
+    import shlex
+
     wanted = " ".join(shlex.quote(requirement) for requirement in REQUIREMENTS[extra])
     return MissingExtra(f"{library} is not installed; install the extra {extra}: pip install {wanted}")
 

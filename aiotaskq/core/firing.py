@@ -11,19 +11,19 @@ import itertools
 import uuid
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from typing import Final
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from aiotaskq.core.blackout import day_off, leave, read_windows
-from aiotaskq.core.cron import check_timezone, local_timezone
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.firing_record import SCHEDULED_FOR, FiringRecord, has_made, recorded, was_paused
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.schedule import Schedule, ScheduleStuck, cron_of, following, step_of
 from aiotaskq.core.task import SECOND, Task
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 MAX_CATCH_UP: Final = 100
 """The most runs that one ``fire`` makes up for, whatever the policy and the clock say."""
@@ -232,6 +232,8 @@ def planned(schedule: Schedule, due: int, now: int | None = None) -> tuple[int, 
     start = due + jitter_of(schedule, due)
     if not schedule.calendar and not schedule.blackout:
         return start, None
+    from aiotaskq.core.blackout import day_off, leave, read_windows
+
     zone = zone_of(schedule)
     if schedule.calendar:
         reason = day_off(schedule.calendar, schedule.calendar_rule, to_datetime(due, zone).date())
@@ -318,6 +320,8 @@ def _of_schedule(schedule: Schedule, after: int | None) -> Iterator[int]:
 
 def zone_of(schedule: Schedule) -> ZoneInfo:
     """Return the time zone in which the times of a schedule are shown."""
+    from aiotaskq.core.cron import check_timezone, local_timezone
+
     return check_timezone(schedule.timezone or local_timezone())
 
 

@@ -6,7 +6,6 @@ attribute, option, command, or option of a command look here.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -227,6 +226,8 @@ def unknown_options(where: str, place: str, unknown: Collection[str], known: Col
             return ValidationError(
                 f"{where}: there is no option {name!r}; here: {found.here} ('aiotaskq docs {found.page}')"
             )
+        import difflib
+
         if close := difflib.get_close_matches(name, known, n=1, cutoff=0.7):
             return ValidationError(f"{where}: unknown option {name}; did you mean {close[0]}?")
     return ValidationError(f"{where}: unknown option {', '.join(sorted(unknown))}; use {', '.join(known)}")

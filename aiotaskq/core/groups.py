@@ -10,7 +10,6 @@ locks what a rule needs, and writes what it returns (``backends.flow.groups``).
 
 from __future__ import annotations
 
-import graphlib
 import uuid
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -345,6 +344,8 @@ def in_order(parents: Mapping[str, Collection[str]]) -> list[str]:
             if parent not in parents:
                 meant = guess(parent, parents)
                 raise ValidationError(f"after: {name!r} waits for {parent!r}, which is no name of this workflow{meant}")
+    import graphlib
+
     graph = graphlib.TopologicalSorter(dict.fromkeys(parents, ()))
     for name, after in parents.items():
         graph.add(name, *after)

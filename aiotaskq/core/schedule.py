@@ -10,12 +10,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
 
 import msgspec
 
-from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule, check_calendar, check_windows
-from aiotaskq.core.cron import Cron, check_timezone, local_timezone
 from aiotaskq.core.errors import (
     INT32,
     MAX_ID,
@@ -36,6 +34,10 @@ from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import moment, to_datetime
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task
+
+if TYPE_CHECKING:
+    from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
+    from aiotaskq.core.cron import Cron
 
 Misfire = Literal["fire_once", "skip", "fire_all"]
 Overlap = Literal["allow", "skip", "buffer_one"]
@@ -287,6 +289,8 @@ def new_schedule(
         ValidationError: naming the field; CronError for the cron expression.
         MissingExtra: a calendar is given, and the library that knows it is not installed.
     """
+    from aiotaskq.core.cron import check_timezone, local_timezone
+
     given = {"interval_seconds": interval_seconds, "cron_expression": cron_expression, "execute_at": execute_at}
     kind = check_timing(schedule_type, given)
     zone = None if timezone is None else check_timezone(timezone).key  # type: ignore[arg-type]
@@ -326,6 +330,8 @@ def new_schedule(
 
 def check_skips(calendar: object, calendar_rule: object, blackout: object, blackout_policy: object) -> dict[str, Any]:
     """Return these fields of a schedule, checked. Raises ValidationError, MissingExtra for the library of calendars."""
+    from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule, check_calendar, check_windows
+
     rule = _choice("calendar_rule", calendar_rule, get_args(CalendarRule))
     policy = _choice("blackout_policy", blackout_policy, get_args(BlackoutPolicy))
     windows = () if blackout is None else check_windows("blackout", blackout)
@@ -438,11 +444,15 @@ def step_of(schedule: Schedule) -> int:
 
 def cron_of(schedule: Schedule) -> Cron:
     """Return the parsed cron expression of a schedule. Raises CronError."""
+    from aiotaskq.core.cron import local_timezone
+
     return _parsed(schedule.cron_expression or "", schedule.timezone or local_timezone())
 
 
 @functools.lru_cache(maxsize=1024)  # bounded: the table may hold any number of expressions
 def _parsed(expression: str, timezone: str) -> Cron:
+    from aiotaskq.core.cron import Cron
+
     return Cron.parse(expression, timezone)
 
 

@@ -18,10 +18,10 @@ from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import LeaseLost, NotFound
 from aiotaskq.runtime.current import apart, batch, current
 from aiotaskq.runtime.limits import Limits
-from aiotaskq.runtime.run_steps import RunSteps
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.queue.groups import GroupVerbs, MemberResult
+    from aiotaskq.runtime.run_steps import RunSteps
     from aiotaskq.runtime.step_verbs import StepVerbs
 
 
@@ -221,6 +221,8 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
     def run_steps(self) -> RunSteps:
         """Return the steps of this run, for ``step`` and its like."""
         if self.steps_begun is None:
+            from aiotaskq.runtime.run_steps import RunSteps
+
             self.steps_begun = RunSteps(self.task, self._host.steps, self.version)
             self.unfinished = True
         return self.steps_begun

@@ -6,7 +6,6 @@ import random
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
-from aiotaskq.backends.steps import Steps
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.errors import check_seconds
@@ -17,6 +16,7 @@ from aiotaskq.runtime.queue.bulk import PURGE_CHUNK, ended_before
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
+    from aiotaskq.backends.steps import Steps
 
 PAUSE = 0.05  # seconds between two full transactions, so that claims and pushes come in between
 SWEEP_INTERVAL = 60.0  # seconds; the shortest

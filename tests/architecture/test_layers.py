@@ -218,6 +218,22 @@ def test_what_an_application_does_not_use_is_not_imported() -> None:
     assert run.stdout == "[]\n"
 
 
+@pytest.mark.parametrize(
+    ("program", "unused"),
+    [
+        ("import aiotaskq", {"asyncio", "msgspec", "aiotaskq.core", "aiotaskq.app"}),
+        (
+            "from aiotaskq import Limit, TaskQ; tq = TaskQ('memory://')",
+            {"loguru", "multiprocessing", "zoneinfo", "difflib", "aiotaskq.core.cron", "aiotaskq.core.webhooks"},
+        ),
+    ],
+)
+def test_a_program_imports_what_it_uses(program: str, unused: set[str]) -> None:
+    code = f"{program}\nimport sys; print(sorted({unused!r} & sys.modules.keys()))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
 # ---- every file -----------------------------------------------------------------------------------------------------
 
 

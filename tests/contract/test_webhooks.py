@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from aiotaskq import TaskQ
-from aiotaskq.app import registry
 from aiotaskq.core.alerts import ALERTS
 from aiotaskq.core.task import Task
 from aiotaskq.core.webhooks import WEBHOOK, Webhook
 from aiotaskq.errors import TaskFailed
+from aiotaskq.runtime import webhook_sender
 from aiotaskq.testing import virtual
 from tests.support.backends import Store
 from tests.support.machine import watchdog, within
@@ -119,7 +119,7 @@ async def test_a_receiver_that_hangs_holds_one_slot(
         sending[webhook.host] -= 1
         return 204
 
-    monkeypatch.setattr(registry, "deliver", hangs)
+    monkeypatch.setattr(webhook_sender, "deliver", hangs)
     async with TaskQ(store.url, schedules=f"sqlite:///{tmp_path}/schedules.db") as tq:
         for name in ("one.test", "other.test"):
             tq.webhook(f"https://{name}/failed", secret=bytes(32))

@@ -17,7 +17,6 @@ from aiotaskq.core.errors import check_id, check_params, check_seconds, check_st
 from aiotaskq.core.outcome import Expired, Outcome, Rerun, settle
 from aiotaskq.core.status import PENDING, Status
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task
-from aiotaskq.core.webhooks import Webhook, messages
 from aiotaskq.errors import DatabaseUnavailable, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.hooks import Hooks
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
     from aiotaskq.backends.direct import DirectBackend
     from aiotaskq.concurrency.clock import Clock
+    from aiotaskq.core.webhooks import Webhook
     from aiotaskq.runtime.handler import Handler
 
 Push = Callable[[list[Task]], Awaitable[list[Task]]]
@@ -213,7 +213,11 @@ class Pushes:
 
     def told(self, after: Task) -> tuple[Task, ...]:
         """Return the messages of webhooks about a task, to be pushed by the transaction that writes its end."""
-        return tuple(messages(self.webhooks, after, self.clock.now())) if self.webhooks and after.final else ()
+        if not (self.webhooks and after.final):
+            return ()
+        from aiotaskq.core.webhooks import messages
+
+        return tuple(messages(self.webhooks, after, self.clock.now()))
 
     async def read(self, task_id: str) -> Task | None:
         """Return a task by id, None if there is none; reads of the same moment may share a statement."""

@@ -16,7 +16,6 @@ from aiotaskq.core.errors import check_seconds
 from aiotaskq.core.outcome import POP_OWNER, Completed, Failed, HandedBack, Released, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskOfObjects, same_content
-from aiotaskq.core.webhooks import Webhook
 from aiotaskq.errors import LeaseLost, NotFound, ResultTimeout, TaskConflict
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog
@@ -32,6 +31,7 @@ from aiotaskq.runtime.waiting import unserved
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
+    from aiotaskq.core.webhooks import Webhook
 from aiotaskq.core.errors import INT32, MAX_ID, MAX_NAME, ValidationError, check_key, shown
 from aiotaskq.core.ids import new_id, next_seq
 from aiotaskq.core.task import new_task
