@@ -12,8 +12,8 @@ from typing import Annotated
 from aiotaskq.cli.docs import page
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, argument, command, option
-from aiotaskq.cli.output import echo, echo_table, program
+from aiotaskq.cli.options import DEFAULT_DB, argument, command, option, program
+from aiotaskq.cli.output import echo, echo_table
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 

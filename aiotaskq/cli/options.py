@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
@@ -10,7 +12,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from aiotaskq.cli.i18n import UNWRAPPED, chinese, marked, tr, translated_help
-from aiotaskq.core.foreign_names import word
 
 F = TypeVar("F", bound=Callable[..., Any])
 CODES = marked(
@@ -45,6 +46,8 @@ class Group(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that these words begin with. Ends the program where there is none, with a guess."""
+        from aiotaskq.core.foreign_names import word
+
         meant = word("command" if ctx.parent is None else "command of a group", args[0])
         if meant is not None and args[0] not in self.commands:
             known = [name for name in meant.here.split(" or ") if name.partition(" ")[0] in self.commands]
@@ -100,6 +103,14 @@ def option(help: str, *names: str, metavar: str = "TEXT", **settings: Any) -> An
 def argument(help: str, metavar: str, **settings: Any) -> Any:
     """Return an argument of typer, without its default in the help."""
     return typer.Argument(metavar=metavar, help=help, show_default=False, **settings)
+
+
+def program() -> str:
+    """Return how the user calls this command line, for commands that are printed to be copied."""
+    if sys.argv[0].endswith("__main__.py"):
+        return "python -m aiotaskq"
+    # A printed command must work as it is: where the environment is not active, with the path as typed.
+    return "aiotaskq" if shutil.which("aiotaskq") == os.path.abspath(sys.argv[0]) else sys.argv[0]
 
 
 COMPLETE = "_AIOTASKQ_COMPLETE"  # environment variable; set by the shell for completion

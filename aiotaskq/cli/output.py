@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,14 +20,6 @@ from aiotaskq.log import printable
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-
-
-def program() -> str:
-    """Return how the user calls this command line, for commands that are printed to be copied."""
-    if sys.argv[0].endswith("__main__.py"):
-        return "python -m aiotaskq"
-    # A printed command must work as it is: where the environment is not active, with the path as typed.
-    return "aiotaskq" if shutil.which("aiotaskq") == os.path.abspath(sys.argv[0]) else sys.argv[0]
 
 
 def interactive() -> bool:

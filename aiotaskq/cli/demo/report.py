@@ -11,7 +11,8 @@ from pathlib import Path
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.demo.files import FILE, FILES, OTHERS, File
 from aiotaskq.cli.i18n import marked, tr, width
-from aiotaskq.cli.output import echo, echo_check, echo_title, program
+from aiotaskq.cli.options import program
+from aiotaskq.cli.output import echo, echo_check, echo_title
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import printable
