@@ -109,11 +109,19 @@ def __getattr__(name: str) -> typing.Any:
         return found
     if name in ("codecs", "errors", "log", "types"):
         return importlib.import_module(f"aiotaskq.{name}")
-    for home in ("aiotaskq.types", "aiotaskq.errors", "aiotaskq.codecs") if name[:1].isupper() else ():
-        if name in importlib.import_module(home).__all__:
-            # An import statement replaces the text of an AttributeError by its own.
-            raise ImportError(f"cannot import name {name!r} from 'aiotaskq'; it is in {home}", name=__name__)
+    if not name.startswith("_") and (hint := _hint(name)):
+        # An import statement replaces the text of an AttributeError by its own.
+        raise ImportError(f"cannot import name {name!r} from 'aiotaskq'; {hint}", name=__name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _hint(name: str) -> str:
+    """Return where a name is, or what says the same here as that of another library."""
+    for home in ("aiotaskq.types", "aiotaskq.errors", "aiotaskq.codecs"):
+        if name[0].isupper() and name in importlib.import_module(home).__all__:
+            return f"it is in {home}"
+    meant = importlib.import_module("aiotaskq.core.foreign_names").word("package", name)
+    return "" if meant is None else f"here: {meant.here} ('aiotaskq docs {meant.page}')"
 
 
 def __dir__() -> list[str]:

@@ -149,6 +149,14 @@ NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = {
         'timezone="Asia/Shanghai"': ("schedules", "tz zoneinfo cron_offset"),
         "TaskQ(…, schedules=…)": ("schedules", "jobstore"),
     },
+    "package": {
+        "TaskQ(…)": ("tasks", "Celery Broker Huey App AsyncQueue Dramatiq Procrastinate"),
+        "@tq.task, of tq = TaskQ(…)": ("tasks", "task shared_task actor job async_task"),
+        "@tq.schedule(cron=…), of tq = TaskQ(…)": ("schedules", "schedule cron crontab periodic_task Cron CronTrigger"),
+        "aiotaskq run, or async with tq.running()": ("workers", "Worker"),
+        "raise an exception (backoff=…), or current_task().snooze(60)": ("tasks", "Retry"),
+        "handle.result()": ("tasks", "AsyncResult"),
+    },
     "constructor": {
         'TaskQ("redis://…")': (
             "stores",
@@ -248,6 +256,8 @@ def checks_options(where: str, place: str, more: Collection[str] = ()) -> Callab
 
         @functools.wraps(function)
         def call(*args: Any, **options: Any) -> Any:
+            if not args or inspect.isfunction(args[0]):
+                raise ValidationError(f"{where}: make a task queue first, tq = TaskQ(…), and write @tq.{where}")
             if unknown := options.keys() - known:
                 raise unknown_options(where, place, unknown, known)
             if len(args) > taken:

@@ -244,11 +244,16 @@ def current_task() -> TaskContext:
 
     Raises NotFound outside of a handler, and in one with ``batch``: there is ``current_batch()``.
     """
+    return context_for("current_task()")
+
+
+def context_for(what: str) -> TaskContext:
+    """Return the context of the running task. Raises NotFound, naming what was called."""
     context: TaskContext | None = current.get()
     if context is None:
         if apart.get():
-            raise NotFound("current_task(): there is none in a process of its own; let an async def handler call it")
+            raise NotFound(f"{what}: there is no task in a process of its own; let an async def handler call it")
         if batch.get() is not None:
-            raise NotFound("current_task(): a batch of tasks runs here, and has no steps; use current_batch()")
-        raise NotFound("current_task(): no task runs here; call it from a handler")
+            raise NotFound(f"{what}: a batch of tasks runs here, and has no steps; use current_batch()")
+        raise NotFound(f"{what}: no task runs here; call it from a handler")
     return context

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from aiotaskq.core.errors import check_seconds, instant, shown
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.context import TaskContext, current_task
+from aiotaskq.runtime.context import TaskContext, context_for
 from aiotaskq.runtime.current import Scope, inside, scopes
 from aiotaskq.runtime.run_steps import RunSteps, loaded, returned_by
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 def run_steps(what: str) -> tuple[TaskContext, RunSteps]:
     """Return the context of the running task, and its steps. Raises NotFound, NotSupported and ValidationError."""
-    context = current_task()
+    context = context_for(what)
     scope = inside.get()
     if scope is not None and scope.task_id == context.task.task_id:
         raise ValidationError(f"{what}: step {scope.name!r} runs; end it first, since it is stored as a whole")

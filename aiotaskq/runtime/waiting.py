@@ -198,6 +198,10 @@ async def unserved(store: Pushes, task: Task) -> str:
         return ""
     if found.reason == "ready" and found.workers == 0:
         return f"; no worker claims from queue {task.queue!r}: 'async with tq.running()' or 'aiotaskq run' starts some"
+    # Where the store has no registry, all workers are in this process.
+    here = any(worker.queues is None or task.queue in worker.queues for worker in store.local_workers)
+    if found.reason == "ready" and found.workers is None and not here:
+        return f"; no worker claims from queue {task.queue!r}: 'async with tq.running()' starts some"
     if found.reason == "unknown_type":
         return "; no worker has a handler of this type"
     return f"; queue {task.queue!r} is paused" if found.reason == "paused" else ""

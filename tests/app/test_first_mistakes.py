@@ -19,7 +19,7 @@ import aiotaskq
 from aiotaskq import Limit, Parent, TaskQ, injected, sleep_for, sleep_until, step
 from aiotaskq.codecs import Zlib
 from aiotaskq.core.cron import check_timezone
-from aiotaskq.errors import NotFound, TaskFailed, ValidationError
+from aiotaskq.errors import NotFound, ResultTimeout, TaskFailed, ValidationError
 from aiotaskq.testing import VirtualClock, virtual
 from aiotaskq.types import HookCall
 from tests.support.machine import within
@@ -129,6 +129,48 @@ async def test_a_middleware_that_returns_nothing_for_its_pushes() -> None:
         ValidationError, match=r"^middleware: push\(\) has not returned what call_next\(tasks\) returns"
     ):
         await own.push("add", {"a": 1})
+
+
+async def test_a_wait_in_memory_without_workers_says_how_to_start_some() -> None:
+    own = TaskQ("memory://")
+    own.task(add.handler.function)
+    handle = await own.push("add", {"a": 1})
+    with pytest.raises(
+        ResultTimeout, match=r"; no worker claims from queue 'default': 'async with tq\.running\(\)' st"
+    ):
+        await handle.result(timeout=0)
+    async with own.running(queues=["mail"]):
+        with pytest.raises(ResultTimeout, match="; no worker claims from queue 'default'"):
+            await handle.result(timeout=0)
+    async with own.running():
+        assert await handle.result(timeout=within(10)) == 1
+
+
+def test_a_decorator_of_the_class_needs_a_task_queue() -> None:
+    said = r"^task: make a task queue first, tq = TaskQ\(…\), and write @tq\.task$"
+    for wrong in (lambda: TaskQ.task(add.handler.function), lambda: TaskQ.task(max_retries=3)):  # type: ignore[call-overload,arg-type]
+        with pytest.raises(ValidationError, match=said):
+            wrong()
+
+
+async def test_a_step_outside_of_a_handler_is_named() -> None:
+    for what, call in (("step", step("charge", Mailer)), ("sleep_for", sleep_for("pause", 5))):
+        with pytest.raises(NotFound, match=rf"^{what}: no task runs here; call it from a handler$"):
+            await call
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [
+        ("task", r"@tq\.task, of tq = TaskQ"),
+        ("crontab", r"@tq\.schedule\(cron=…\), of tq"),
+        ("Celery", r"TaskQ\(…\)"),
+        ("Retry", "raise an exception"),
+    ],
+)
+def test_an_import_of_another_library_says_what_is_written_here(name: str, here: str) -> None:
+    with pytest.raises(ImportError, match=rf"^cannot import name '{name}' from 'aiotaskq'; here: {here}"):
+        exec(f"from aiotaskq import {name}")
 
 
 def test_an_import_from_the_root_says_where_a_name_is() -> None:

@@ -23,6 +23,14 @@ T = TypeVar("T")
 Exchanged = tuple[list[bool], list[Task]]
 
 
+class Worker(Protocol):
+    """A worker of this process."""
+
+    @property
+    def queues(self) -> Sequence[str] | None:
+        """The names of the queues that it claims from; None for every queue."""
+
+
 class Taker(Protocol):
     """A worker that can run tasks as soon as they are pushed."""
 

@@ -98,6 +98,7 @@ class Fetcher(Poller):
             self._stop_listening = self._backend.listeners.listen(self.wake, READY)
         if self._backend.shared == "host":
             self._queue.takers.append(self)
+        self._queue.local_workers.append(self._worker)
 
     def _new_wakeup(self) -> Wakeup:
         self._arrivals = self._backend.arrivals(self._worker.queues)
@@ -115,6 +116,7 @@ class Fetcher(Poller):
             self.batches.close()
         self._stop_listening()
         with contextlib.suppress(ValueError):
+            self._queue.local_workers.remove(self._worker)
             self._queue.takers.remove(self)
         self.give_back(NEVER_STARTED)
         super().wake()  # not after the back-off of a store that was away: the time to stop is short
