@@ -38,7 +38,8 @@ def explain(error: Exception) -> int:
             for note in getattr(error, "__notes__", ()):
                 print(tr("see '{command}'", command=note), file=sys.stderr)
             if (context := getattr(error, "ctx", None)) is not None:
-                if unknown and hasattr(context.command, "commands") and not getattr(error, "possibilities", None):
+                long = unknown is not None and unknown.startswith("--")
+                if long and hasattr(context.command, "commands") and not getattr(error, "possibilities", None):
                     place = f"{context.command_path} COMMAND {printable(unknown, LONG)}"
                     print(tr("an option of a command stands behind its name: {place}", place=place), file=sys.stderr)
                 print(tr("see '{command} --help'", command=context.command_path), file=sys.stderr)

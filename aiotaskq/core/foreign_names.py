@@ -174,7 +174,8 @@ NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "stats": ("command-line", "status info inspect report monitor"),
         "tasks retry": ("command-line", "requeue failed"),
         "tasks cancel": ("command-line", "revoke abort"),
-        "tasks list": ("command-line", "result jobs queue"),
+        "tasks list": ("command-line", "list ls result jobs queue"),
+        "tasks delete": ("command-line", "purge flush clear"),
         "db upgrade": ("command-line", "migrate schema"),
         "check": ("command-line", "healthchecks"),
         "workers": ("command-line", "control"),
@@ -203,6 +204,8 @@ NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "--db redis://…": ("command-line", "-u --url --redis -b --broker"),
         "nothing: every worker runs the schedules": ("command-line", "-B --beat"),
         "--drain 25": ("command-line", "--shutdown-timeout --wait-tasks-timeout"),
+        "--help": ("command-line", "-h -?"),
+        "--version": ("command-line", "-V"),
     },
 }
 """By the place of the names: what says the same here, the page of the manual about it, and the names elsewhere."""
