@@ -87,18 +87,26 @@ _FIRST: Final = _READ.order_by(g.key).limit(_LIMIT)
 
 
 @functools.cache
-def _counting(dialect: Dialect, waiting: bool) -> CompoundSelect[Any]:
+def _counting(dialect: Dialect, all_waiting: bool) -> CompoundSelect[Any]:
+    """Return the query that counts what holds a slot of each gate, and what waits there: all, or 1 if any does."""
+
     def here(kind: str, *where: ColumnElement[bool]) -> Select[Any]:
         counted = select(c.live_gate, func.count(), literal_column(kind))
         return counted.where(dialect.among(c.live_gate, "keys"), *where).group_by(c.live_gate)
 
-    beyond = select(s.gate, func.count(), literal_column("1")).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
+    one = literal_column("1")
+    beyond = select(s.gate, func.count(), one).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
     held = here("1", *_PASSED), dialect.by_id(beyond.where(dialect.among(s.gate, "keys"), LIVE).group_by(s.gate))
-    return union_all(*held, *([here("0", c.run_at >= PARKED_AT, STATUS == PENDING)] if waiting else []))
+    if all_waiting:
+        return union_all(*held, here("0", c.run_at >= PARKED_AT, STATUS == PENDING))
+    waits = _one_beyond(g.key, literal_column("0")).with_only_columns(one).correlate(GATES)
+    awaited = dialect.by_gate(waits).scalar_subquery().is_not(None)
+    gates = select(g.key, one, literal_column("0")).where(dialect.among(g.key, "keys"), awaited)
+    return union_all(*held, dialect.by_id(gates, GATES))
 
 
 def _held_of(key: ColumnElement[str], _limit: ColumnElement[int]) -> Select[Any]:
-    """Return the query that counts the tasks which hold a slot of one gate, for ``Dialect.keeps_entries``."""
+    """Return the query that counts what holds a slot of one gate, if a task waits there: ``Dialect.keeps_entries``."""
     t = TASKS.alias("earliest")
     live = func.coalesce(t.c.status, PENDING).in_([PENDING, RUNNING])
     # From the earliest live task on: before it the index has an entry of each task that has had a slot since the last
@@ -110,7 +118,8 @@ def _held_of(key: ColumnElement[str], _limit: ColumnElement[int]) -> Select[Any]
     rows = SLOTS.join(TASKS, s.task_id == c.task_id)
     beyond = select(func.count()).select_from(rows).where(s.gate == key, LIVE).correlate_except(TASKS, SLOTS)
     columns: Sequence[Any] = (key.label("key_"), func.count() + beyond.scalar_subquery())
-    return select(*columns).where(c.live_gate == key, *_PASSED, first_on)
+    waits = select(t.c.task_id).where(*parked_at(key, t)).order_by(t.c.run_at).limit(1).correlate_except(t)
+    return select(*columns).where(c.live_gate == key, *_PASSED, first_on).having(waits.scalar_subquery().is_not(None))
 
 
 @functools.cache
@@ -139,9 +148,9 @@ def _is_alive(now: ColumnElement[int]) -> ColumnElement[bool]:
     return func.coalesce(c.expires_at, PARKED_AT) > now  # an expression: no plan takes the index on expires_at
 
 
-def parked_at(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
+def parked_at(key: ColumnElement[str], rows: Any = TASKS) -> tuple[ColumnElement[bool], ...]:
     """Return the condition of all tasks that wait at a gate."""
-    return c.live_gate == key, c.run_at >= PARKED_AT, STATUS == PENDING
+    return rows.c.live_gate == key, rows.c.run_at >= PARKED_AT, func.coalesce(rows.c.status, PENDING) == PENDING
 
 
 def _one_beyond(key: ColumnElement[str], count: ColumnElement[int]) -> Select[Any]:
@@ -258,7 +267,8 @@ class GateRows(Tx):
     def held(self, keys: Collection[str]) -> dict[str, int]:
         if self.dialect.keeps_entries:
             return dict(self.each(_held_of, dict.fromkeys(keys, 0)))
-        return self._counts(keys, False)[0]
+        held, waits = self._counts(keys, False)
+        return {key: held[key] for key in keys if waits[key]}
 
     def counts(self, keys: Collection[str]) -> dict[str, tuple[int, int]]:
         # In one statement, so in one snapshot: else a task that passes meanwhile would be in neither count, or in both.
@@ -274,9 +284,9 @@ class GateRows(Tx):
         for part in chunks(list(keys)):
             self.connection.execute(delete(GATES).where(g.key.in_(part)))
 
-    def _counts(self, keys: Collection[str], both: bool) -> tuple[dict[str, int], dict[str, int]]:
+    def _counts(self, keys: Collection[str], all_waiting: bool) -> tuple[dict[str, int], dict[str, int]]:
         waiting, held = dict.fromkeys(keys, 0), dict.fromkeys(keys, 0)
-        for key, count, holds in self.rows_for(_counting(self.dialect, both), sorted(keys), {}):
+        for key, count, holds in self.rows_for(_counting(self.dialect, all_waiting), sorted(keys), {}):
             (held if holds else waiting)[key] += count
         return held, waiting
 
@@ -370,7 +380,9 @@ class GateRows(Tx):
         return [row[0] for row in run(self.connection, PAUSED, {}).fetchall()]
 
     def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
-        at = {} if self.dialect.single_writer else {before.task_id: before.gate for before, _ in changes}
+        # No other transaction has locked what this one has inserted.
+        locks, new = not self.dialect.single_writer, self.new
+        at = {before.task_id: before.gate for before, _ in changes if locks and before.task_id not in new}
         rows = self.rows_for(_free(self.dialect), sorted(at), {}) if at else ()
         locked = at.keys() - {task_id for task_id, gate in rows if gate == at[task_id]}
         passed = [(before, after) for before, after in changes if after.task_id not in locked]

@@ -26,6 +26,7 @@ TRIES = 10
 def insert(tx: Tx, tasks: Sequence[Task], notify: tuple[str, str] | None = None, tries: int = TRIES) -> list[Task]:
     """Insert tasks; return each, or the row that it conflicts with. ``notify``: see ``Dialect.insert``."""
     if tx.insert_new(TASKS, *new_rows(tasks), notify) == len(tasks):
+        tx.new.update([task.task_id for task in tasks])
         return list(tasks)
     # Some conflict with other rows.
     rows = conflicts(tx, tasks)

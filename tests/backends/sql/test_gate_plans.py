@@ -172,10 +172,11 @@ def test_a_queue_with_many_gates_is_paused_by_as_many_statements_as_one(engine: 
 def test_what_is_waited_for_is_counted_by_the_index(engine: sa.Engine) -> None:
     def verb(connection: sa.Connection) -> Any:
         tx = tx_on(connection)
-        return tx.held(["hot", "wide"]), tx.with_more_waiting({"hot": 5, "none": 0, SMALL[1]: 30})
+        more = tx.with_more_waiting({"hot": 5, "none": 0, SMALL[1]: 30})
+        return tx.held(["hot", "wide"]), tx.counts(["wide"]), more
 
     answer, found = cost(engine, verb)
-    assert answer == ({"hot": HELD, "wide": HELD * GATES}, {"hot"})
+    assert answer == ({"hot": HELD}, {"wide": (HELD * GATES, 0)}, {"hot"})  # none waits at the wide one
     assert by_indexes(found), (found.indexes, found.detours)
     assert found.reads <= 300 * GATES, found.statements
 

@@ -218,8 +218,12 @@ class Dialect(ABC):
         late = (TASKS.c.status == PENDING, TASKS.c.expires_at <= now)
         return [select(TASKS).where(*late).order_by(TASKS.c.expires_at)]
 
-    def by_id(self, statement: S) -> S:
+    def by_id(self, statement: S, table: Any = TASKS) -> S:
         """Make a statement that locks the rows of a list of ids read, and lock, no other rows."""
+        return statement
+
+    def by_gate(self, statement: S) -> S:
+        """Make a statement of the tasks at one gate read no others."""
         return statement
 
     def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
@@ -384,6 +388,8 @@ class Tx(Transaction):
 
     def __init__(self, connection: Connection, dialect: Dialect) -> None:
         self.connection, self.dialect = connection, dialect
+        self.new = set[str]()
+        """The ids of tasks that it has inserted."""
 
     def rows_in(self, query: Any, column: ColumnElement[Any], values: Sequence[str]) -> Iterator[Any]:
         """Yield the rows of a query whose column has one of these values."""

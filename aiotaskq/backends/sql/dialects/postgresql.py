@@ -176,19 +176,22 @@ _ESTIMATED_AS_MANY = "generate_series(1, (SELECT 1))"
 
 
 @functools.cache
-def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
-    source = Source(TASKS, names + GUARD, varying)
-    b_id, b_status, b_fence, b_final, b_cancel = [source.values[name] for name in GUARD]
+def set_statement(names: tuple[str, ...], guard: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
+    source = Source(TASKS, names + guard, varying)
+    b_id, *others = [source.values[name] for name in guard]
     each, among = "", f"t.task_id = {b_id}"
     if "b_id" in varying:
         each = f"r AS MATERIALIZED (SELECT r.* FROM {source.rows}, {_ESTIMATED_AS_MANY}), "  # noqa: S608
         # As an array, too: a plan that was made while the table was small would read all of it, for a join.
         among += " AND t.task_id = ANY (ARRAY(SELECT b_id FROM r))"
-    # The status as an expression, or all running rows might be read by their index, and locked in its order.
+    if others:
+        b_status, b_fence, b_final, b_cancel = others
+        # The status as an expression, or all running rows might be read by their index, and locked in its order.
+        among += f" AND t.status || '' = {b_status} AND t.fence = {b_fence}"
+        among += f" AND ({b_final} OR t.cancel_requested = {b_cancel})"
     write = (
         f"UPDATE task_queue AS t SET {', '.join(f'{name} = {source.values[name]}' for name in names)} "  # noqa: S608
-        f"{'FROM r' if each else source.from_rows} WHERE {among} AND t.status || '' = {b_status} "
-        f"AND t.fence = {b_fence} AND ({b_final} OR t.cancel_requested = {b_cancel}) RETURNING t.task_id"
+        f"{'FROM r' if each else source.from_rows} WHERE {among} RETURNING t.task_id"
     )
     # The ids only if not all rows were written: nearly always all are, and an answer with ids takes longer.
     some = "CASE WHEN count(*) < CAST(:count AS bigint) THEN coalesce(CAST(json_agg(task_id) AS text), '[]') END"
@@ -389,13 +392,23 @@ class PostgresqlDialect(ServerDialect):
         held: set[str] = set()
         # In the order of the ids, so that two writers of the same rows wait for each other in one direction only.
         for group in groups(sorted(changes, key=lambda change: change.before.task_id)):
-            names = group.names + GUARD
-            for part in parts(names, group.columns, None):
-                values, varying, columns = hoisted(names, part)
-                values |= varying_values(varying, columns) | {"count": len(part[0])}
-                ((some,),) = run(connection, guarded_statement(group.names, varying), values).fetchall()
-                held.update(part[len(group.names)] if some is None else msgspec.json.decode(some))
+            held.update(self._set(connection, group.names, GUARD, group.columns))
         return [change.before.task_id in held for change in changes]
+
+    def set_each(self, connection: Connection, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+        self._set(connection, names, GUARD[:1], list(zip(*rows, strict=True)))
+
+    def _set(
+        self, connection: Connection, names: tuple[str, ...], guard: tuple[str, ...], columns: Columns
+    ) -> list[str]:
+        """Set columns of the rows whose guard holds, and return their ids; ``columns`` are the values of both."""
+        held: list[str] = []
+        for part in parts(names + guard, columns, None):
+            values, varying, rest = hoisted(names + guard, part)
+            values |= varying_values(varying, rest) | {"count": len(part[0])}
+            ((some,),) = run(connection, set_statement(names, guard, varying), values).fetchall()
+            held += part[len(names)] if some is None else msgspec.json.decode(some)
+        return held
 
     def write(self, connection: Connection, changes: Sequence[Change]) -> None:
         self.write_guarded(connection, changes)
