@@ -23,13 +23,13 @@ from aiotaskq.backends.redis.flow_reads import RedisGateReads, RedisGroupReads
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.reads import READ, Newest, read_heads, read_held
 from aiotaskq.backends.redis.rows import (
+    NO_CLAIM,
     changed_words,
+    claim_words,
     has_flow,
-    json_of,
-    lease_word,
     number,
-    pack,
     packed,
+    packed_names,
     progress_json,
     pushed_rows,
     to_tasks,
@@ -51,7 +51,6 @@ _GLOB = re.compile(r"[\\*?\[\]^]")  # characters with a meaning in a pattern of 
 MOST_GATED = 50_000  # tasks in a push with gates: one script writes them, and the server runs nothing else meanwhile
 GROWTH = 4  # how many times as many rows are read where too few of those that were read match
 LANES = 100  # of which pending rows are counted by type
-NO_CLAIM = Claim("", 0, 0, None, None)
 
 
 class RedisBackend(Backend):
@@ -144,14 +143,15 @@ class RedisBackend(Backend):
             return [], []
         if not has_flow(changes):
             hints = self.hints_of_update(changes, [True] * len(changes))
-            words = (self._notifier.message(hints), *_words(wanted), *packed(map(changed_words, changes)))
+            words = (self._notifier.message(hints), *claim_words(wanted), *packed(map(changed_words, changes)))
             with contextlib.suppress(FlowRequired):
                 flags, claimed = await self._redis.run("exchange", *words)
                 held = [flag == 1 for flag in flags]  # the script has sent the hints to other processes
                 for kind, names in (hints if all(held) else self.hints_of_update(changes, held)).items():
                     self.listeners.receive(kind, names)
                 return held, to_tasks(claimed)
-        return await self._transactions.transact(lambda tx: tx.update(changes)), await self._claim(wanted)
+        held, claimed = await self._transactions.write(lambda tx: tx.update(changes), wanted)
+        return held, await self._claim(wanted) if claimed is None else to_tasks(claimed)
 
     exchange = _exchange  # ``update`` and ``_claim`` call the private name: ``CodedBackend`` encodes in the public one
 
@@ -249,7 +249,7 @@ class RedisBackend(Backend):
         return {owner: await read_held(self._redis, owner) for owner in owners}
 
     async def _look(self, now: int, queues: Sequence[str] | None, count: bool = False) -> tuple[int, int | None, Any]:
-        ready, first, counts = await self._redis.run("look", now, _packed(queues), int(count))
+        ready, first, counts = await self._redis.run("look", now, packed_names(queues), int(count))
         return ready, number(first), counts
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
@@ -334,13 +334,3 @@ class RedisBackend(Backend):
 
     async def paused(self) -> list[str]:
         return sorted(name.decode() for name in await self._redis.command("SMEMBERS", f"{self._redis.root}paused"))
-
-
-def _packed(queues: Sequence[str] | None) -> bytes:
-    return b"" if queues is None else pack(list(queues))
-
-
-def _words(wanted: Claim) -> tuple[bytes | int | str, ...]:
-    """Return the arguments of a claim for a script."""
-    owner, now, limit, queues, lease_until = wanted
-    return json_of(owner), now, limit, lease_word(owner, lease_until), now // SECOND, _packed(queues)

@@ -169,7 +169,7 @@ class Reads:
         self._redis = redis
         self.found: dict[str, dict[Any, Any]] = {}
         self.digests: dict[str, dict[str, str]] = {}
-        """By key and field; those of rows count where a transaction asks for them."""
+        """By key and field; those of rows count where a transaction asks for them. Of gates the texts themselves."""
         self.states: dict[str, StateText] = {}
         """The rows of tasks at gates, by id."""
 
@@ -233,8 +233,10 @@ class Reads:
         texts, first, due, held, counts, paused = await self._redis.run("gates_read", pack(given))
         stored = list(map(_stored_gate, texts))
         self._note("gates", gates, stored)
-        digests = (digest(text) if row.gate else "" for row, text in zip(stored, texts, strict=True))
-        self._compare("gates", gates, digests)
+        # They are short: compared as they are.
+        self._compare(
+            "gates", gates, (text.decode() if row.gate else "" for row, text in zip(stored, texts, strict=True))
+        )
         for (key, limit), (is_whole, words) in zip(waiting.items(), first, strict=True):
             rows, lost = self._rows(words)
             self._note("waiting", [key], [WaitingRead(limit, is_whole == 1, rows, len(lost))])

@@ -18,18 +18,21 @@ from urllib.parse import quote
 
 import msgspec
 
+from aiotaskq.backends.change import Claim
 from aiotaskq.core.coded import NO_CODEC, STATE, is_coded
 from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import RUNNING, Status
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.base import Change
+    from aiotaskq.backends.change import Change
 
 HEAD = re.compile(rb"(\S+) (-?\d+) ([01]) (\S+) (\S+) (-?\d+) (-?\d+) (\S+) (\d+) (\d+) (\d+) ").match
 """Matches the words of a head, as ``lua/include/base.lua`` does; the last ones are the lengths of what is behind."""
+
+NO_CLAIM = Claim("", 0, 0)
 
 PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
 BYTES_PER_ARGUMENT = 512 * 1024  # but for a row that is larger by itself
@@ -346,6 +349,17 @@ def lease_word(owner: str | None, lease_until: int | None) -> str:
     if lease_until is not None:
         return str(lease_until)
     return f"@{owner_word(owner)}" if owner else "-"
+
+
+def packed_names(queues: Sequence[str] | None) -> bytes:
+    """Return the names of queues for a script; an empty text for all."""
+    return b"" if queues is None else pack(list(queues))
+
+
+def claim_words(wanted: Claim) -> tuple[bytes | int | str, ...]:
+    """Return the arguments of a claim for a script."""
+    owner, now, limit, queues, lease_until = wanted
+    return json_of(owner), now, limit, lease_word(owner, lease_until), now // SECOND, packed_names(queues)
 
 
 def head(task: Task) -> str:

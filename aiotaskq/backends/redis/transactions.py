@@ -16,10 +16,11 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from aiotaskq.backends.base import Backend
+from aiotaskq.backends.change import Claim
 from aiotaskq.backends.flow.transaction import Holder, Store
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.reads import Reads, Unread
-from aiotaskq.backends.redis.rows import to_text
+from aiotaskq.backends.redis.rows import NO_CLAIM, claim_words, to_text
 from aiotaskq.backends.redis.side_rows import RedisOwnedRows
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.side_rows import SideRow
@@ -46,11 +47,18 @@ class RedisTransactions(Store):
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by what has changed
 
     async def transact(self, body: Callable[[RedisTransaction], T], *, repeatable: bool = False) -> T:
-        """Run ``body`` in one transaction, write what it has decided, and return its result.
+        """Do as ``Store.transact``."""
+        return (await self.write(body, NO_CLAIM, repeatable))[0]
 
-        ``body`` may run several times. ``repeatable``: the commit is sent again if its connection is lost, since
-        ``body`` finds what it has written. The gates that it has left, since too many tasks pass, are admitted after
-        it. Raises QueueFull, and what ``body`` raises.
+    async def write(
+        self, body: Callable[[RedisTransaction], T], claim: Claim, repeatable: bool = False
+    ) -> tuple[T, list[bytes] | None]:
+        """Run ``body`` in one transaction, write what it has decided, and then claim.
+
+        Return its result and the claimed rows, None where it writes nothing. ``body`` may run several times.
+        ``repeatable``: the commit is sent again if its connection is lost, since ``body`` finds what it has written.
+        The gates that it has left, since too many tasks pass, are admitted after it. Raises QueueFull, and what
+        ``body`` raises.
         """
         reads = Reads(self._redis)
         async with contextlib.AsyncExitStack() as locks:
@@ -68,10 +76,10 @@ class RedisTransactions(Store):
                     await reads.fetch(unread.names)
                     continue
                 if words is None:
-                    return result
+                    return result, None
                 hints = tx.hints()
                 hint = self._message(hints)
-                answer = await self._redis.run("commit", hint, *words, repeatable=repeatable)
+                answer = await self._redis.run("commit", hint, *claim_words(claim), *words, repeatable=repeatable)
                 if answer[0] == -2:
                     refused.update(tx.updates[to_text(name)] for name in answer[1])
                     continue
@@ -101,7 +109,7 @@ class RedisTransactions(Store):
                 now = tx.touched.now
                 while (next_at := await self._backend.gates.admit(now, SWEPT)) is not None and next_at <= now:
                     pass
-        return result
+        return result, answer[1]
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Do as ``Store.add_held``."""

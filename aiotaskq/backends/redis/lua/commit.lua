@@ -1,16 +1,18 @@
--- ARGV: hint, what a transaction writes but for rows (packed, see transaction.py), ids and states of rows whose place
--- changes, and packed lists of changes and of new rows, first those that count for the bound of a push.
--- Everything is written, or nothing. Returns 1. If something has changed since it was read: 0, and its key and field.
+-- ARGV: hint, the words of a claim (see claim_rows.lua; its limit may be 0), what a transaction writes but for rows
+-- (packed, see transaction.py), ids and states of rows whose place changes, and packed lists of changes and of new rows,
+-- first those that count for the bound of a push.
+-- Everything is written, or nothing. Returns 1 and the claimed rows. If something has changed since it was read: 0, and
+-- its key and field.
 -- If there is no room: -1, and how many rows are too many. If changes do not hold: -2, and their ids. If new rows
 -- have the id or a key of another row: -3, their ids, and those of the other rows, '' where the push is repeated.
 -- include: update_rows
--- include: lanes
+-- include: claim_rows
 -- include: side
 
 in_transaction = true
-local given = cmsgpack.unpack(ARGV[2])
-local at, moved = 3 + given.moved, {}
-for i = 3, at - 1 do moved[i - 2] = ARGV[i] end
+local given = cmsgpack.unpack(ARGV[8])
+local at, moved = 9 + given.moved, {}
+for i = 9, at - 1 do moved[i - 8] = ARGV[i] end
 
 for _, check in ipairs(given.checks) do
   local key, fields, digests = unpack(check)
@@ -19,7 +21,8 @@ for _, check in ipairs(given.checks) do
     local value = values and values[i]
     if key == 'state' then states[field] = value
     elseif key == 'last' then value = call('ZRANGE', root .. 'names:' .. field, -1, -1)[1] end
-    if (value and redis.sha1hex(value) or '') ~= digests[i] then return {0, key .. ' ' .. field} end
+    if value and key ~= 'gates' then value = redis.sha1hex(value) end
+    if (value or '') ~= digests[i] then return {0, key .. ' ' .. field} end
   end
 end
 
@@ -98,4 +101,7 @@ for i = 1, #given.side, 5 do
 end
 flush()
 publish(ARGV[1])
-return {1}
+local limit = tonumber(ARGV[4])
+if limit == 0 then return {1, {}} end
+states = {}  -- they are written
+return {1, claim(ARGV[2], ARGV[3], limit, ARGV[5], ARGV[6], ARGV[7])}
