@@ -77,8 +77,7 @@ def _of_gates(query: PerKey, order: Order) -> Select[Any]:
 def _by_gate(query: PerKey) -> Select[Any]:
     """Return a query for one gate by the index of gates, or by ids; for many rows it would read the whole table."""
     statement = for_one_key(query)
-    index = "ix_task_queue_gate" if statement.get_final_froms() == [TASKS] else "PRIMARY"
-    return statement.with_hint(text=f"FORCE INDEX ({index})", selectable=TASKS)
+    return (DIALECT.by_gate if statement.get_final_froms() == [TASKS] else DIALECT.by_id)(statement)
 
 
 class MysqlDialect(ServerDialect):

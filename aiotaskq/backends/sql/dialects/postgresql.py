@@ -410,9 +410,6 @@ class PostgresqlDialect(ServerDialect):
             held += part[len(names)] if some is None else msgspec.json.decode(some)
         return held
 
-    def write(self, connection: Connection, changes: Sequence[Change]) -> None:
-        self.write_guarded(connection, changes)
-
     @contextmanager
     def migration_lock(self, connection: Connection) -> Iterator[None]:
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))  # ends with the transaction
