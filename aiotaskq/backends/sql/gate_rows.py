@@ -94,7 +94,7 @@ def _counting(dialect: Dialect, all_waiting: bool) -> CompoundSelect[Any]:
         counted = select(c.live_gate, func.count(), literal_column(kind))
         return counted.where(dialect.among(c.live_gate, "keys"), *where).group_by(c.live_gate)
 
-    one = literal_column("1")
+    one: ColumnElement[int] = literal_column("1")
     beyond = select(s.gate, func.count(), one).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
     held = here("1", *_PASSED), dialect.by_id(beyond.where(dialect.among(s.gate, "keys"), LIVE).group_by(s.gate))
     if all_waiting:
@@ -351,7 +351,7 @@ class GateRows(Tx):
             next_due = min((row[2] for row in rows if row[2] is not None and row[2] > now), default=None)
             if len(rows) == limits[key] > len(due):
                 due = list(run(self.connection, _DUE_FIRST, {"key_": key, "now": now, "limit": limits[key]}).fetchall())
-            found[key] = [self._task(row, key) for row in due], next_due
+            found[key] = [self._task(row, key) for row in due[: limits[key]]], next_due
         return found
 
     def _task(self, row: Sequence[Any], key: str) -> Task:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Final
@@ -68,7 +67,7 @@ def _insert(table: str, names: tuple[str, ...], conflict: str) -> TextClause:
 @functools.cache
 def _of_gates(query: PerKey, order: Order) -> Select[Any]:
     """Return a query of the tasks at one gate for all of the ``keys``, with one limit; gate by gate."""
-    at, keys = TASKS.c.live_gate, bindparam("keys", expanding=True)
+    at, keys = TASKS.c.live_gate, bindparam("keys", type_=String, expanding=True)
     every = query(at, bindparam("limit_")).where(at.in_(keys)).order_by(None).order_by(at, *order)
     return DIALECT.by_gate(every)
 
@@ -183,23 +182,15 @@ class MysqlDialect(ServerDialect):
         return connection.execute(statement, {name: list(among), **values})
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
-        found: list[Any] = []
         if order and len(limits) > 1:
-            # One range of the index has all, where not many wait at a gate before the others.
+            # One range of the index: where few wait at each gate, it has all of them.
             most = sum(limits.values())
             rows = connection.execute(_of_gates(query, order), {"keys": list(limits), "limit_": most}).fetchall()
-            count = Counter[str]()
-            for row in rows:
-                count[row[0]] += 1
-                if count[row[0]] <= limits[row[0]]:
-                    found.append(row)
             if len(rows) < most:
-                return found
-            last = rows[-1][0]  # perhaps not all of its rows were read
-            found = [row for row in found if row[0] != last]
-            limits = {key: limit for key, limit in limits.items() if key == last or key not in count}
+                return list(rows)
         # MariaDB has no LATERAL.
         values = [{"key_": key, "limit_": limit} for key, limit in limits.items()]
+        found: list[Any] = []
         for start in range(0, len(values), BRANCHES):
             part = values[start : start + BRANCHES]
             found += run_union(connection, _by_gate(query), part).fetchall()
