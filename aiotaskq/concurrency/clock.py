@@ -139,25 +139,22 @@ class StoreClock(SystemClock):
         wrong by half of the round trip (F. Cristian, "Probabilistic clock synchronization", 1989). An answer of an
         earlier, shorter round trip is kept until drift has made it worse than the new one.
         """
-        first = not self.is_set
-        await self._look(ask)
-        if first and self._doubt > self.ROUGH:  # the first question may have opened the connection
-            await self._look(ask)
-
-    async def _look(self, ask: Callable[[], Awaitable[int | None]]) -> None:
-        sent = self.ticks()
-        said = await ask()
-        received = self.ticks()
-        self.is_set = True
-        self._due = received + 30_000_000
-        if said is None:
-            return
-        doubt = (received - sent) // 2
-        aged = self._doubt + (received - self._looked) * self.DRIFT // 1_000_000
-        ahead = said - (sent + received) // 2
-        # If the two contradict each other, a clock was set, or `ticks` stopped while the host was suspended.
-        if self._ahead is None or doubt <= aged or abs(ahead - self._ahead) > doubt + aged:
-            self._ahead, self._doubt, self._looked = ahead, doubt, received
+        for _ in range(1 if self.is_set else 2):  # the first question may have opened the connection
+            sent = self.ticks()
+            said = await ask()
+            received = self.ticks()
+            self.is_set = True
+            self._due = received + 30_000_000
+            if said is None:
+                return
+            doubt = (received - sent) // 2
+            aged = self._doubt + (received - self._looked) * self.DRIFT // 1_000_000
+            ahead = said - (sent + received) // 2
+            # If the two contradict each other, a clock was set, or `ticks` stopped while the host was suspended.
+            if self._ahead is None or doubt <= aged or abs(ahead - self._ahead) > doubt + aged:
+                self._ahead, self._doubt, self._looked = ahead, doubt, received
+            if self._doubt <= self.ROUGH:
+                return
 
 
 class VirtualClock(Clock):
@@ -250,9 +247,8 @@ class VirtualClock(Clock):
         await self.settle()
         while (due := self.next_at) is not None and due <= end:
             self._now = max(self._now, due)
-            latest = next(
-                self._ties
-            )  # what a timer sets for the same instant fires after the others have had their turn
+            # What a timer sets for the same instant fires after the others have had their turn.
+            latest = next(self._ties)
             while self._timers and self._timers[0][:2] <= (self._now - self._set_by, latest):
                 self._timers.pop(0)[2]()
             await self.settle()

@@ -31,9 +31,6 @@ _ENDING = "the interpreter is shutting down, so the background event loop takes 
 _REFUSALS = ("cannot schedule new futures", "can't create new thread", "can't start new thread")
 
 
-def _nothing() -> None: ...
-
-
 def refuse_running_loop(twin: str = "") -> None:
     """Raise WrongLoop if the calling thread runs an event loop; ``twin`` names the awaitable to use, as ``pkg.fn``."""
     if running_loop_or_none() is None:
@@ -66,7 +63,7 @@ class LoopThread:
         timeout: float | None = None,
         twin: str = "",
         unclaimed: Callable[[T], Coroutine[Any, Any, object]] | None = None,
-        settled: Callable[[], object] = _nothing,
+        settled: Callable[[], object] = lambda: None,
     ) -> T:
         """Run ``coro_fn()`` on the loop and block until it ends; return its value or raise its error.
 

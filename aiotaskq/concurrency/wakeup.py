@@ -41,11 +41,11 @@ class Arrivals(Wakeup, Protocol):
     """Whether the coroutine can take tasks; if not, only a call sets it."""
 
 
-class LoopWakeup:
+class LoopWakeup(asyncio.Event):
     """A wakeup of the loop in which it is made."""
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        super().__init__()
         self.asked = False
         self._bound = LoopBound()
         self._bound.bind()
@@ -56,21 +56,13 @@ class LoopWakeup:
             return
         self.asked = True
         if self._bound.here:
-            self._event.set()
+            self.set()
         else:
-            self._bound.call_soon(self._event.set)
+            self._bound.call_soon(self.set)
 
     def clear(self) -> None:
         """Clear the event."""
         self.asked = False
-        self._event.clear()
-
-    def is_set(self) -> bool:
-        """Return whether the event is set."""
-        return self._event.is_set()
-
-    async def wait(self) -> None:
-        """Wait until the event is set."""
-        await self._event.wait()
+        super().clear()
 
     def close(self) -> None: ...
