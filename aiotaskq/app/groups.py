@@ -14,7 +14,7 @@ from aiotaskq.core.plan import Node, Outline, unknown_rule
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import checked_budget
 from aiotaskq.errors import NotFound, ValidationError
-from aiotaskq.runtime.current import child_id, scopes
+from aiotaskq.runtime.current import child_id
 from aiotaskq.runtime.queue.groups import GroupProgress, progress_of
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Workflow(GroupMember[Any], Generic[T_co]):
             raise ValidationError(f"add: workflow {self.name!r} cannot be a member of itself")
         inside = (*around, self)
         return Outline(
-            group_id=group_id or (child_id("") if scopes.open else None) or new_id(),
+            group_id=group_id or child_id("") or new_id(),
             name=self.name,
             named=self.named,
             nodes=tuple(

@@ -18,7 +18,7 @@ from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.limits import KINDS, Gating, specs_of
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, new_task, run_options
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.current import child_id, scopes
+from aiotaskq.runtime.current import child_id, inside
 from aiotaskq.runtime.handler import Handler, gating_of
 from aiotaskq.runtime.params import check_follow_up, fitted, unknown
 
@@ -42,7 +42,7 @@ def new_task_of(
         # longer than the rest of a push into memory.
         task = replace(
             handler.template,
-            task_id=new_id() if not scopes.open else child_id(handler.name) or new_id(),
+            task_id=new_id() if inside.get() is None else child_id(handler.name) or new_id(),
             params=check_params(call.params),
             created_at=second_of(now),
             run_at=now,
@@ -90,7 +90,7 @@ def new_task_of(
         expires_at = instant("expires", expires)
     elif expires is not None:
         expires_at = (run_at or now) + _microseconds("expires", expires)
-    if scopes.open and options.get("task_id") is None:
+    if options.get("task_id") is None:
         options["task_id"] = child_id(call.type)
     options |= {"run_at": run_at, "expires_at": expires_at}
     task = new_task(call.type, call.params, now=now, kind=registered.kind, **options)

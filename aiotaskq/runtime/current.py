@@ -29,12 +29,6 @@ class Scope:
         return str(uuid.uuid5(_NAMESPACE, f"{self._key}{type}\0{number}"))
 
 
-class _Scopes:
-    """How many steps run in this process: a push looks for its step only where there are some."""
-
-    open = 0
-
-
 current: ContextVar[Any] = ContextVar("aiotaskq_task", default=None)
 """The TaskContext of the task whose handler runs here, or None."""
 batch: ContextVar[Any] = ContextVar("aiotaskq_batch", default=None)
@@ -43,7 +37,6 @@ apart: ContextVar[bool] = ContextVar("aiotaskq_apart", default=False)
 """Whether a handler runs here in a child process, apart from its task."""
 inside: ContextVar[Scope | None] = ContextVar("aiotaskq_step", default=None)
 """The step that runs here."""
-scopes = _Scopes()
 
 
 def child_id(type: str) -> str | None:

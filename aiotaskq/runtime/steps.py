@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from aiotaskq.core.errors import check_seconds, instant, shown
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import TaskContext, context_for
-from aiotaskq.runtime.current import Scope, inside, scopes
+from aiotaskq.runtime.current import Scope, inside
 from aiotaskq.runtime.run_steps import RunSteps, loaded, returned_by
 
 P = ParamSpec("P")
@@ -88,11 +88,9 @@ def running(context: TaskContext, name: str, number: int) -> Iterator[None]:
     """Run a step of a task in the calling coroutine or thread: what is pushed there has an id made from it."""
     task = context.task
     token = inside.set(Scope(task.task_id, task.seq, name, number))
-    scopes.open += 1
     try:
         yield
     finally:
-        scopes.open -= 1
         inside.reset(token)
 
 
