@@ -23,7 +23,7 @@ from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.status import COMPLETED, FINAL, Status
 from aiotaskq.core.steps import NewStep, left_at, open_steps, undecodable, woken
 from aiotaskq.core.task import Task, TaskFilter, same_push
-from aiotaskq.errors import ClosedError, DatabaseUnavailable, NotSupported, TaskConflict, ValidationError
+from aiotaskq.errors import ClosedError, DatabaseUnavailable, TaskConflict, ValidationError
 from aiotaskq.log import printable
 
 CHUNK = 200  # tasks read, and written in one transaction
@@ -85,7 +85,7 @@ async def copy(
         await target.set_paused(queue, True)
         done.queues_paused += 1
     gates = await close_gates(source, target, now)
-    grouped = await _copy_groups(source, target, done)
+    await _copy_groups(source, target, done)
     await _copy_events(source, target, now, done)
     looked, unread, seen = 0, set[str](), set[str]()
     async for tasks in _pages(source):
@@ -95,7 +95,7 @@ async def copy(
             unread |= found
             problem = "it cannot be read; the log has the error"
             done.uncopied += [Uncopied("groups", each, problem) for each in sorted(found)]
-        await _copy_tasks(source, target, tasks, now, running, done, grouped, unread)
+        await _copy_tasks(source, target, tasks, now, running, done, unread)
         looked += len(tasks)
         progress(looked, max(total, looked))
     await _copy_schedules(target, schedules, now, done)
@@ -104,20 +104,15 @@ async def copy(
     return done
 
 
-async def _copy_groups(source: Backend, target: Backend, done: Copied) -> bool:
-    """Copy all groups with their numbers and members; return whether the target can hold any."""
-    try:
-        async for group in _groups_of(source):
-            members: list[Member] = []
-            while page := await source.groups.members(group.group_id, PAGE, start=len(members)):
-                members += page
-            made = await target.groups.push(Plan(groups=(group,), members=tuple(members), tasks=()))
-            done.groups += made
-            done.groups_there += not made
-    except NotSupported as error:
-        done.uncopied.append(Uncopied("groups", "*", str(error)))
-        return False
-    return True
+async def _copy_groups(source: Backend, target: Backend, done: Copied) -> None:
+    """Copy all groups with their numbers and members."""
+    async for group in _groups_of(source):
+        members: list[Member] = []
+        while page := await source.groups.members(group.group_id, PAGE, start=len(members)):
+            members += page
+        made = await target.groups.push(Plan(groups=(group,), members=tuple(members), tasks=()))
+        done.groups += made
+        done.groups_there += not made
 
 
 async def _pages(backend: Backend, **where: Any) -> AsyncIterator[list[Task]]:
@@ -183,14 +178,13 @@ async def _copy_tasks(
     now: int,
     running: bool,
     done: Copied,
-    grouped: bool = True,
     unread: Collection[str] = (),
 ) -> None:
     wanted = []
     for task, row in zip(tasks, await target.get([task.task_id for task in tasks]), strict=True):
         if row is not None:
             done.tasks_there += 1
-        elif (problem := _problem(task)) is not None or (problem := _ungrouped(task, grouped, unread)) is not None:
+        elif (problem := _problem(task)) is not None or (problem := _ungrouped(task, unread)) is not None:
             done.uncopied.append(Uncopied("task", task.task_id, problem))
         elif task.status is not Status.RUNNING:
             wanted.append(task)
@@ -274,13 +268,10 @@ async def _write(verb: Callable[[Sequence[Any]], Any], rows: Sequence[Any], kind
     return written
 
 
-def _ungrouped(task: Task, grouped: bool, unread: Collection[str]) -> str | None:
+def _ungrouped(task: Task, unread: Collection[str]) -> str | None:
     """Return why a task is not copied whose group was not; one that has ended is."""
-    if task.final or task.flow is None or task.flow.group is None:
-        return None
-    if task.flow.group in unread:
-        return "its group cannot be read"
-    return None if grouped else "the target cannot hold its group"
+    left = not task.final and task.flow is not None and task.flow.group in unread
+    return "its group cannot be read" if left else None
 
 
 def _problem(task: Task) -> str | None:
