@@ -193,7 +193,7 @@ async def mend(access: Access) -> Mended:
 
     What ends by it ends as if the deleted tasks had been cancelled.
     """
-    mended = await access.tq.queue.groups.mend()
+    mended = await access.tq.queue.backend.groups.mend(access.tq.queue.clock.now())
     access.changed.append(f"count: {mended}")
     return Mended(mended)
 

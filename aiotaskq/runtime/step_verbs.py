@@ -13,7 +13,7 @@ from aiotaskq.backends.change import Change, Leave
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
-from aiotaskq.core.errors import check_int, check_json, check_key, check_seconds
+from aiotaskq.core.errors import check_json, check_key, check_seconds
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.steps import EventValue, NewStep, Step
 from aiotaskq.core.task import SECOND, Task, new_task
@@ -144,17 +144,12 @@ class StepVerbs:
         check_key("key", key)
         return await self.outlast(f"event {key}", lambda: self._event(key), lambda: patient)
 
-    async def events(self, prefix: str = "", limit: int = 1_000, after: str | None = None) -> list[EventValue]:
-        """Return events in the order of their keys."""
-        limit = check_int("limit", limit, 1)
-        return await self.store.events(self.clock.now(), limit, prefix=prefix, after=after)
-
     async def forked(self, task: Task, label: str) -> Task:
         """Return a new task that is to go on before a step of another one, and store the steps before that for it.
 
         Raises NotFound if the other one has no step of this name.
         """
-        steps = await self.steps_of(task)
+        steps = await self.store.read(task.task_id, task.seq)
         first = next((step.n for step in steps if step.label == label), None)
         if first is None:
             known = ", ".join(dict.fromkeys(step.label for step in steps))
@@ -178,7 +173,3 @@ class StepVerbs:
         """Delete the steps of a task whose push has failed; if that fails, too, the sweep does it."""
         with contextlib.suppress(DatabaseUnavailable):
             await self.store.drop([task.task_id])
-
-    async def steps_of(self, task: Task) -> list[Step]:
-        """Return the steps of a task."""
-        return await self.store.read(task.task_id, task.seq)

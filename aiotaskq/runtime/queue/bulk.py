@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -94,14 +93,6 @@ async def pages(backend: Backend, where: TaskFilter, size: int) -> AsyncIterator
         where = replace(where, after=tasks[-1].task_id)
 
 
-def live_pages(backend: Backend, where: TaskFilter) -> AsyncIterator[list[Task]]:
-    """Return pages of pending and running tasks that match. Raises ValidationError for other statuses."""
-    for wrong in where.status:
-        if wrong in FINAL:
-            raise ValidationError(f"status: only pending and running tasks are cancelled, not {wrong} ones")
-    return pages(backend, where, RETRY_CHUNK)
-
-
 async def cancel_one(operated: Pushes, task: Task | None) -> bool:
     """Cancel a task that was just read, or ask it to stop; return False if it has ended, or is gone."""
     while task is not None and not task.final:
@@ -152,8 +143,8 @@ async def count_all(backend: Backend, clock: Clock, where: TaskFilter) -> int:
 
 
 async def count_purged(backend: Backend, clock: Clock, where: TaskFilter) -> int:
-    """Count the tasks that ``purge_all`` would delete now."""
-    where = _of_ended(where)
+    """Count the tasks that a purge would delete now."""
+    where = of_ended(where)
     if not await backend.groups.find(1):
         return await count_all(backend, clock, where)
     total = 0
@@ -212,28 +203,7 @@ async def retry_all(
     return total
 
 
-async def purge_all(backend: Backend, where: TaskFilter, progress: Callable[[int], None] | None = None) -> int:
-    """Delete ended tasks that match; return how many. Raises ValidationError for a status that has not ended.
-
-    Members of a group that has not ended stay. ``progress`` is called with how many so far.
-    """
-    where = _of_ended(where)
-    total = 0
-    # Dead letters first: they keep other members of their groups.
-    dead, others = (tuple(each for each in where.status if (each is Status.FAILED) == first) for first in (True, False))
-    for statuses in filter(None, (dead, others)):
-        deleted = PURGE_CHUNK
-        while deleted >= PURGE_CHUNK:
-            deleted = await backend.purge(replace(where, status=statuses), PURGE_CHUNK)
-            total += deleted
-            if progress is not None and deleted:
-                progress(total)
-            await asyncio.sleep(0)
-    log.debug("purge: {} tasks", total)
-    return total
-
-
-def _of_ended(where: TaskFilter) -> TaskFilter:
+def of_ended(where: TaskFilter) -> TaskFilter:
     """Return the filter of a purge, which is for tasks that have ended. Raises ValidationError for other statuses."""
     for wrong in where.status:
         if wrong not in FINAL:

@@ -390,34 +390,25 @@ class GroupVerbs:
             elif task is not None:
                 yield task
 
-    async def mend(self) -> int:
-        """Do as ``Groups.mend``."""
-        return await self._queue.backend.groups.mend(self._queue.clock.now())
-
     async def retry_failed(self, group_id: str) -> int:
         """Put back the members that failed, were cancelled or have expired, parents first; return how many.
 
         Up to ``MAX_MEMBERS`` are put back in one transaction, with those of the groups in it: a group of which one part
-        ends before the next one is put back would call back for that part.
+        ends before the next one is put back would call back for that part. Those that change meanwhile are put back one
+        by one.
         """
         await self.get(group_id)
         failed = [task async for task in self._all(group_id) if task.status in RETRYABLE]
         failed.sort(key=lambda task: task.seq)
         count = 0
         for start in range(0, len(failed), MAX_MEMBERS):
-            count += await self._put_back(failed[start : start + MAX_MEMBERS])
-        return count
-
-    async def _put_back(self, tasks: Sequence[Task]) -> int:
-        """Retry tasks in one transaction, and those that change meanwhile one by one; return how many."""
-        now = self._queue.clock.now()
-        changes = [Change(task, settle(task, Requeued(), now)) for task in tasks]
-        count = 0
-        for change, held in zip(changes, await self._queue.backend.update(changes), strict=True):
-            after = change.after if held else await self._queue.settle(change.before, Requeued())
-            if after is not None:
-                log.task("retry", after)
-                count += 1
+            now = self._queue.clock.now()
+            changes = [Change(task, settle(task, Requeued(), now)) for task in failed[start : start + MAX_MEMBERS]]
+            for change, held in zip(changes, await self._queue.backend.update(changes), strict=True):
+                after = change.after if held else await self._queue.settle(change.before, Requeued())
+                if after is not None:
+                    log.task("retry", after)
+                    count += 1
         return count
 
 

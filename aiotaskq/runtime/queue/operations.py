@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -12,22 +13,24 @@ import msgspec
 from aiotaskq.core.errors import check_id, check_int, check_key, instant
 from aiotaskq.core.history import HOUR, KEEP_DAYS, MINUTE, Period, added_up, widened
 from aiotaskq.core.outcome import RETRYABLE, Requeued
-from aiotaskq.core.status import Status, StatusName
+from aiotaskq.core.status import FINAL, Status, StatusName
 from aiotaskq.core.steps import EventValue, Step
 from aiotaskq.core.task import SECOND, Filters, Task, Where
-from aiotaskq.errors import NotFound, TaskConflict
+from aiotaskq.errors import NotFound, TaskConflict, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.current import current
 from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.queue.bulk import (
+    PURGE_CHUNK,
+    RETRY_CHUNK,
     cancel_one,
     cancel_page,
     count_all,
     count_purged,
     ended_before,
-    live_pages,
-    purge_all,
+    of_ended,
+    pages,
     retry_all,
     task_filter,
 )
@@ -102,14 +105,16 @@ class Operations(ABC, Generic[Retried_co]):
 
         Raises ValidationError.
         """
-        return await self._operated.step_verbs.events(prefix, limit, after)
+        verbs, limit = self._operated.step_verbs, check_int("limit", limit, 1)
+        return await verbs.store.events(verbs.clock.now(), limit, prefix=prefix, after=after)
 
     async def steps(self, task_id: str) -> list[Step]:
         """Return what the handler of a task has done, slept and waited for, in this order.
 
         Raises NotFound.
         """
-        return await self._operated.step_verbs.steps_of(await self.get(task_id))
+        task = await self.get(task_id)
+        return await self._operated.step_verbs.store.read(task.task_id, task.seq)
 
     async def get(self, task_id: str) -> Task:
         """Return a task by id. Raises NotFound, and ValidationError for a value that cannot be an id in the store."""
@@ -159,8 +164,12 @@ class Operations(ABC, Generic[Retried_co]):
         ``progress`` is called with how many so far; the filters are those of ``find``. Raises ValidationError for a
         status of tasks that have ended.
         """
+        found = task_filter(status=status, **where)
+        for wrong in found.status:
+            if wrong in FINAL:
+                raise ValidationError(f"status: only pending and running tasks are cancelled, not {wrong} ones")
         total = 0
-        async for tasks in live_pages(self._operated.backend, task_filter(status=status, **where)):
+        async for tasks in pages(self._operated.backend, found, RETRY_CHUNK):
             total += await cancel_page(self._operated, tasks)
             if progress is not None:
                 progress(total)
@@ -243,9 +252,23 @@ class Operations(ABC, Generic[Retried_co]):
         Raises ValidationError.
         """
         found = task_filter(**where, before=ended_before(older_than, self._operated.clock))
+        backend = self._operated.backend
         if dry_run:
-            return await count_purged(self._operated.backend, self._operated.clock, found)
-        return await purge_all(self._operated.backend, found, progress)
+            return await count_purged(backend, self._operated.clock, found)
+        found = of_ended(found)
+        total = 0
+        # Dead letters first: they keep other members of their groups.
+        dead = tuple(each for each in found.status if each is Status.FAILED)
+        for statuses in filter(None, (dead, tuple(each for each in found.status if each not in dead))):
+            deleted = PURGE_CHUNK
+            while deleted >= PURGE_CHUNK:
+                deleted = await backend.purge(msgspec.structs.replace(found, status=statuses), PURGE_CHUNK)
+                total += deleted
+                if progress is not None and deleted:
+                    progress(total)
+                await asyncio.sleep(0)
+        log.debug("purge: {} tasks", total)
+        return total
 
     async def count(self, *, older_than: float | timedelta | None = None, **where: Unpack[Where]) -> int:
         """Count tasks that match, as for ``purge``. If more than status and queue is named, matching rows are read."""
