@@ -38,19 +38,9 @@ class Capacity:
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        clock: Clock,
-        hooks: Hooks,
-        waiters: Waiters,
-        maxsize: int,
-        when_full: str,
-        poll: float,
-        told: Callable[[Task], tuple[Task, ...]] = lambda after: (),
+        self, waiters: Waiters, hooks: Hooks, maxsize: int, when_full: str, told: Callable[[Task], tuple[Task, ...]]
     ) -> None:
-        """Make the bound of one queue; ``poll`` is the seconds between two tries of a push that waits.
-
-        ``told`` returns what is pushed with the end of a task that is dropped.
+        """Make the bound of one queue; ``told`` returns what is pushed with the end of a task that is dropped.
 
         Raises ValidationError.
         """
@@ -58,15 +48,11 @@ class Capacity:
             raise ValidationError(f"when_full: {when_full!r} is not one of {', '.join(WHEN_FULL)}")
         self.maxsize = check_int("maxsize", maxsize, 0)
         self.when_full = when_full
-        self._backend = backend
-        self._clock = clock
-        self._hooks = hooks
-        self._waiters = waiters
-        self._poll = poll
-        self._told = told
+        self._waiters, self._hooks, self._told = waiters, hooks, told
+        self._backend, self._clock = waiters.backend, waiters.clock
         # Without a lock, pushes of one process would choose the same tasks to drop, and all but one would choose again.
         # The memory backend never suspends, and may be used by several loops.
-        self._dropping = asyncio.Lock() if backend.suspends else contextlib.nullcontext()
+        self._dropping = asyncio.Lock() if self._backend.suspends else contextlib.nullcontext()
 
     async def push(self, tasks: Sequence[Task], session: Any, committed: Callable[[], None] | None) -> list[Task]:
         """Push as the backend does, as soon as there is room; with a session in its transaction.
@@ -108,7 +94,7 @@ class Capacity:
                 woken.clear()  # before the try, so that no later hint is missed
                 with contextlib.suppress(QueueFull):
                     return await push(self._room())
-                await self._clock.wait(woken, self._poll)
+                await self._clock.wait(woken, self._waiters.poll)
 
     async def _drop(self, push: Callable[[Room | None], Awaitable[T]], session: Any) -> T:
         instead: tuple[Change, ...] = ()
@@ -138,7 +124,7 @@ class Waiters:
 
     def __init__(self, backend: Backend, clock: Clock, poll: float) -> None:
         """``poll``: the seconds between two looks."""
-        self._backend, self._clock, self._poll = backend, clock, poll
+        self.backend, self.clock, self.poll = backend, clock, poll
         self._listeners = backend.listeners
         self._ends: dict[str, tuple[Wakeup, ...]] = {}  # by task id, so that a hint finds its waiters directly
         self._stop: Callable[[], None] | None = None
@@ -155,19 +141,19 @@ class Waiters:
 
         ``pause`` returns the seconds until the next look, where that is not always the same.
         """
-        end = None if seconds is None else self._clock.ticks() + int(seconds * SECOND)
-        await self._backend.watch()
+        end = None if seconds is None else self.clock.ticks() + int(seconds * SECOND)
+        await self.backend.watch()
         with wakeups as woken:
             while True:
                 woken.clear()  # before the look, so that no later hint is missed
                 if (found := await look()) is not None:
                     return found
-                rest = self._poll if pause is None else await pause()
+                rest = self.poll if pause is None else await pause()
                 if end is not None:
-                    if (left := (end - self._clock.ticks()) / SECOND) <= 0:
+                    if (left := (end - self.clock.ticks()) / SECOND) <= 0:
                         return None
                     rest = min(rest, left)
-                await self._clock.wait(woken, rest)
+                await self.clock.wait(woken, rest)
 
     @contextlib.contextmanager
     def woken_by(self, *kinds: str, name: str | None = None, also: Wakeup | None = None) -> Iterator[Wakeup]:
@@ -187,7 +173,7 @@ class Waiters:
     @contextlib.contextmanager
     def woken_by_tasks(self) -> Iterator[Wakeup]:
         """Yield a wakeup that tasks set which can be claimed, or for which the time at a gate has changed."""
-        arrivals = self._backend.arrivals()
+        arrivals = self.backend.arrivals()
         if arrivals is None:
             with self.woken_by(READY, GATES) as wakeup:
                 yield wakeup

@@ -87,9 +87,7 @@ class Pushes:
         self.poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self.waiters = Waiters(backend, clock, self.poll_interval)
         """What wakes coroutines that wait for hints of the store."""
-        self.capacity = Capacity(
-            backend, clock, self.hooks, self.waiters, maxsize, when_full, self.poll_interval, self.told
-        )
+        self.capacity = Capacity(self.waiters, self.hooks, maxsize, when_full, self.told)
         suspends = backend.suspends or self.capacity.maxsize
         self._direct = None if suspends else cast("DirectBackend", backend)
         self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=backend.shared != "host")
@@ -291,7 +289,9 @@ class Pushes:
         conflicts = _conflicts(tasks, stored, range(len(tasks)), rules)
         while conflicts:
             now = self.clock.now()
-            begun = await self._begun([stored[at] for at in conflicts])
+            ran = [row for at in conflicts if (row := stored[at]).status is PENDING and row.attempts]
+            steps = await self.backend.steps.read_many(ran) if ran else []
+            begun = {row.task_id for row, found in zip(ran, steps, strict=True) if found}
             before: dict[str, Task] = {}
             after: dict[str, Task] = {}
             for at in conflicts:
@@ -317,14 +317,6 @@ class Pushes:
                     stored[at] = row
             conflicts = _conflicts(tasks, stored, again, rules)
         return stored
-
-    async def _begun(self, rows: Sequence[Task]) -> set[str]:
-        """Return the ids of those of these tasks that have steps."""
-        ran = [row for row in rows if row.status is PENDING and row.attempts]
-        if not ran:
-            return set()
-        found = await self.backend.steps.read_many(ran)
-        return {row.task_id for row, steps in zip(ran, found, strict=True) if steps}
 
     # ---- edits ----
 

@@ -74,8 +74,8 @@ class Queue(Pushes, Operations[Task]):
         self.groups = GroupVerbs(self)
         """The verbs on groups."""
         self._next_reap = 0  # ticks
-        self.reaper = Reaper(backend, clock, self.hooks, self.settle, self.groups.resume_cancels)
-        self.limit_sweep = LimitSweep(backend, clock, self.poll_interval)
+        self.reaper = Reaper(self, self.groups.resume_cancels)
+        self.limit_sweep = LimitSweep(self)
         self._pop_owner = fresh_owner(POP_OWNER)
 
     @property

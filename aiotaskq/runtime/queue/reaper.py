@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import GATES
-from aiotaskq.concurrency.clock import Clock, SystemClock
+from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.outcome import Expired, Life, Outcome, is_dead, outcome_of_lost, owner_of, uncounted, was_popped
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import log
-from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.owner import life_of
 from aiotaskq.runtime.task_log import log_outcome
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.base import Backend
     from aiotaskq.core.worker_info import WorkerInfo
+    from aiotaskq.runtime.queue.pushes import Pushes
 
 
 LIMIT = 500  # tasks settled, or gates admitted, in one round
@@ -31,19 +30,9 @@ REMEMBERED = 600 * SECOND  # for which a worker that is no longer in the registr
 class Reaper:
     """Looks for overdue tasks of one store: for each worker, and for consumers that pop by hand."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        clock: Clock,
-        hooks: Hooks,
-        settle: Callable[..., Awaitable[Task | None]],
-        resume: Callable[[], Awaitable[None]],
-    ) -> None:
-        """``settle`` is that of the queue; ``resume`` goes on with the cancels of groups."""
-        self._backend = backend
-        self._clock = clock
-        self._hooks = hooks
-        self._settle = settle
+    def __init__(self, queue: Pushes, resume: Callable[[], Awaitable[None]]) -> None:
+        """``resume`` goes on with the cancels of groups."""
+        self._queue, self._backend, self._clock = queue, queue.backend, queue.clock
         self._resume = resume
         self._workers: dict[str, tuple[int, WorkerInfo]] = {}  # by id, as they were last read, and when
 
@@ -76,15 +65,15 @@ class Reaper:
                 version = None if worker is None else worker.version
                 life = Life.UNKNOWN if task.lease_until is not None else self._life_of(owner)
                 outcome = outcome_of_lost(life, worker)
-            after = await self._settle(task, outcome, lease_over=True, then=then, version=version)
+            after = await self._queue.settle(task, outcome, lease_over=True, then=then, version=version)
             if after is not None:
                 log_outcome(task, outcome, after, now)
                 if settled is not None:
                     settled(task, outcome, after)
                 if type(outcome) is not Expired:
-                    self._hooks.call("lost", now, after)
+                    self._queue.hooks.call("lost", now, after)
                 if after.final:
-                    self._hooks.call(str(after.status), now, after)
+                    self._queue.hooks.call(str(after.status), now, after)
         return len(late) == LIMIT
 
     async def _remove_dead(self, now: int) -> None:
@@ -123,17 +112,14 @@ class LimitSweep(Poller):
     In a store of this process, each change of a time is a hint. In a shared one hints can be lost, so it also polls.
     """
 
-    def __init__(self, backend: Backend, clock: Clock, poll_interval: float) -> None:
-        """Make the sweep of a store; ``poll_interval`` in seconds."""
-        super().__init__("gates", self.sweep_if_due, clock)
-        self._backend = backend
-        self._gates = backend.gates
-        self._interval = poll_interval
+    def __init__(self, queue: Pushes) -> None:
+        super().__init__("gates", self.sweep_if_due, queue.clock)
+        self._backend, self._interval = queue.backend, queue.poll_interval
         self._next_poll = self._next_mend = 0  # ticks
         self._hinted = False
         self.next_at: int | None = None
         """The earliest time at which a gate may let a task pass, as far as is known; microseconds UTC."""
-        self._stop_listening: Callable[[], None] = backend.listeners.listen(self._hint, GATES)
+        self._stop_listening: Callable[[], None] = queue.backend.listeners.listen(self._hint, GATES)
 
     @property
     def idle(self) -> bool:
@@ -164,7 +150,7 @@ class LimitSweep(Poller):
         mend = MEND_AFTER * self._interval
         if ticks >= self._next_mend:
             if self._next_mend:
-                await self._gates.mend(self._clock.now())
+                await self._backend.gates.mend(self._clock.now())
             self._next_mend = ticks + int(mend * random.uniform(0.8, 1.2) * SECOND)
-        self.next_at = await self._gates.admit(self._clock.now(), LIMIT)
+        self.next_at = await self._backend.gates.admit(self._clock.now(), LIMIT)
         self._next_poll = ticks + int((self._interval if self._backend.shared else mend) * SECOND)

@@ -13,7 +13,8 @@ from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.runtime.queue.reaper import MEND_AFTER, LimitSweep
+from aiotaskq.runtime.queue.queue import Queue
+from aiotaskq.runtime.queue.reaper import MEND_AFTER
 from tests.support.rows import LEASE, NOW, ids, new
 
 POLL = 5.0  # seconds
@@ -30,7 +31,7 @@ async def test_a_slot_that_another_program_has_freed_is_found_by_a_later_sweep(t
     with sqlite3.connect(tmp_path / "s.db") as connection:
         connection.execute("DELETE FROM task_queue WHERE task_id = ?", (first.task_id,))
     connection.close()
-    sweep = LimitSweep(backend, clock, POLL)
+    sweep = Queue(backend, clock, poll_interval=POLL).limit_sweep
     await sweep.sweep()
     assert await backend.claim("o", clock.now(), 9, lease_until=LEASE) == []
     await clock.advance(1.2 * MEND_AFTER * POLL)
@@ -43,7 +44,7 @@ async def test_a_slot_that_another_program_has_freed_is_found_by_a_later_sweep(t
 @pytest.mark.parametrize(("interval", "pause"), [(2 * SECOND, 2.0), (2 * POLL * SECOND, POLL)])
 async def test_a_sweep_returns_the_time_to_the_next_one(tmp_path: Path, interval: float, pause: float) -> None:
     clock, backend = VirtualClock(NOW), connect(f"sqlite:///{tmp_path}/s.db")
-    sweep = LimitSweep(backend, clock, POLL)
+    sweep = Queue(backend, clock, poll_interval=POLL).limit_sweep
     assert await sweep.sweep_if_due() == POLL and sweep.idle
     first, second = await pushed(backend, Bounds(interval=int(interval)))
     assert not sweep.idle  # a hint has come
