@@ -195,7 +195,7 @@ def make_handler(
     parent = _parent(function)
     declared = parent is not None
     items = "" if batch is None else _items(function, declared)
-    conversions, others, check, returns = ({}, None, None, None) if objects else _conversions(function, items, declared)
+    conversions, others, check = ({}, None, None) if objects else _conversions(function, items, declared)
     injected, typed = _injected(function, declared), bool(conversions) or others is not None
     checked = {field: RUN_OPTIONS[field](value) for field, value in defaults.items()}
     known = check_key("name", _default_name(function) if name is None else name, MAX_NAME)
@@ -216,7 +216,7 @@ def make_handler(
         conversions=conversions,
         others=others,
         checked=check,
-        returns=returns,
+        returns=None if objects else result_conversion(function, of_items=bool(items)),
         typed=typed,
         parent=parent if parent is None or items != PARENT else msgspec.structs.replace(parent, many=False),
         plain=is_async and not injected and not declared and not typed and batch is None,
@@ -304,8 +304,8 @@ def _parent(function: Callable[..., Any]) -> ParentParameter | None:
     if parameter is None or parameter.annotation is parameter.empty:
         return None
     try:
-        found = resolved(parameter.annotation, getattr(_defined(function), "__globals__", {}), _local_names())
-    except NameError:  # told where its conversion is made
+        found = _resolved(parameter.annotation, function)
+    except Unsupported:  # told where its conversion is made
         return None
     return declared_parent(found, needed=parameter.default in (INJECTED, parameter.empty))
 
@@ -355,11 +355,11 @@ def _item_of(annotation: Any) -> Any:
 
 def _conversions(
     function: Callable[..., Any], items: str, declared: bool
-) -> tuple[dict[str, Conversion | None], Conversion | None, Conversion | None, Conversion | None]:
-    """Return the conversions of the parameters and of ``**kwargs``, the check of the others, and that of the result.
+) -> tuple[dict[str, Conversion | None], Conversion | None, Conversion | None]:
+    """Return the conversions of the parameters and of ``**kwargs``, and the check of the others.
 
     The check is of all params of plain JSON types in one call; a default of None is let pass. The parameter of
-    ``items`` and the result of a batch are converted one by one. Raises ValidationError.
+    ``items`` is converted one by one. Raises ValidationError.
     """
     signature = inspect.signature(function)
     named: dict[str, Conversion | None] = {}
@@ -388,22 +388,20 @@ def _conversions(
             others = conversion
     if others is None:
         named = {name: conversion for name, conversion in named.items() if conversion is not None}
-    returns = None
-    if signature.return_annotation is not signature.empty:
-        with contextlib.suppress(Unsupported):  # the result is stored as what it is, if that is possible
-            returns = conversion_of(_resolved(signature.return_annotation, function, bool(items)))
-    return named, others, check_of_all(plain), returns
+    return named, others, check_of_all(plain)
 
 
-def result_conversion(function: Callable[..., Any], checked: bool = False) -> Conversion | None:
+def result_conversion(
+    function: Callable[..., Any], checked: bool = False, *, of_items: bool = False
+) -> Conversion | None:
     """Return the conversion of what a function returns, by its return annotation; None for what JSON gives back.
 
-    Where that is to be ``checked``, None only where every value fits.
+    Where that is to be ``checked``, None only where every value fits. ``of_items``: of one item of the list.
     """
-    with contextlib.suppress(Unsupported):
+    with contextlib.suppress(Unsupported):  # the result is stored as what it is, if that is possible
         annotations = getattr(_defined(function), "__annotations__", {})  # a built-in function has none
         if "return" in annotations:
-            found = _resolved(annotations["return"], function)
+            found = _resolved(annotations["return"], function, of_items)
             conversion = conversion_of(found)
             return check_of(found) if conversion is None and checked else conversion
     return None

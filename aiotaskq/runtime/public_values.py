@@ -67,13 +67,12 @@ class PublicValues:
         """
         if self._plain is not None:
             self.set_now(key, value, ttl)
-        else:
-            if gate.open:
-                log.debug("set {}", printable(key))
-            span = self._span(ttl)
-            self._check(key)
-            check_json("value", value, MAX_PAYLOAD)
-            await self._values.put([(key, value, None if ttl is None else self._now() + span)])
+            return
+        log.debug("set {}", printable(key))
+        span = self._span(ttl)
+        self._check(key)
+        check_json("value", value, MAX_PAYLOAD)
+        await self._values.put([(key, value, None if ttl is None else self._now() + span)])
 
     def set_now(self, key: str, value: Any, ttl: float | timedelta | None = None) -> None:
         """Do what ``set_public`` does, from any thread and without a loop; return NEEDS_LOOP where it may wait."""
@@ -116,8 +115,7 @@ class PublicValues:
         """Return the value, or None when it is missing or expired."""
         if self._plain is not None:
             return self.get_now(key)
-        if gate.open:
-            log.debug("get {}", printable(key))
+        log.debug("get {}", printable(key))
         (found,) = await self._values.get([self._check(key)], self._now())
         return None if found is None else found[0]
 
@@ -137,8 +135,7 @@ class PublicValues:
 
     async def delete_public(self, key: str) -> bool:
         """Remove a value; return whether there was one."""
-        if gate.open:
-            log.debug("delete {}", printable(key))
+        log.debug("delete {}", printable(key))
         (there,) = await self._values.delete([self._check(key)], self._now())
         return there
 

@@ -58,9 +58,7 @@ class Retention(Poller):
             self._ages[Status.FAILED] = check_seconds("retention_failed", failed, zero=False)
         self._history = backend.history if history else None
         self._interval = max(SWEEP_INTERVAL, check_seconds("cleanup_interval", interval, zero=False))
-        self._roll_from = 0  # ticks
-        self._look_from = 0  # ticks: for events that have expired
-        self._orphans_from = 0  # ticks: for steps without a task
+        self._next = {"roll": 0, "events": 0, "orphans": 0}  # ticks of the next look, by what is looked for
         self._orphans: set[str] = set()  # the ids of tasks that had steps and no row at the last look
         self._mends = backend.steps.mends
 
@@ -72,7 +70,7 @@ class Retention(Poller):
                 self._keep_for(DEFAULT_AGE)
                 self._rests = True
         if self._history is not None:
-            self._roll_later(ROLL_INTERVAL / 10)
+            self._put_off("roll", ROLL_INTERVAL / 10 * random.uniform(0.8, 1.2))
         if self._ages or self._history is not None or self._mends:
             await super().start()
 
@@ -93,12 +91,16 @@ class Retention(Poller):
             full |= await self._backend.groups.purge(before, PURGE_CHUNK) == PURGE_CHUNK
         steps = self._backend.steps
         now = self._clock.now()
-        if steps.used or self._clock.ticks() >= self._look_from:
-            self._look_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
+        if steps.used or self._is_due("events"):
+            self._put_off("events")
             full |= await steps.expire(now, PURGE_CHUNK) == PURGE_CHUNK
-        if self._clock.ticks() >= self._orphans_from:
-            self._orphans_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
-            await self._drop_orphans(steps)
+        if self._is_due("orphans"):
+            self._put_off("orphans")
+            # Not at once: a task that has no row yet may be about to be pushed.
+            found = set(await steps.orphans(PURGE_CHUNK))
+            if old := found & self._orphans:
+                await steps.drop(sorted(old))
+            self._orphans = found - old
         await steps.mend(now)  # though this process has no steps: the one that has stored the event is gone
         interval = self._pause if self._ages or self._mends else max(ROLL_INTERVAL, self._interval)
         return PAUSE if full else interval * random.uniform(0.8, 1.2)
@@ -107,23 +109,19 @@ class Retention(Poller):
     def _pause(self) -> float:
         return max(SWEEP_INTERVAL, min([self._interval, *self._ages.values()]))
 
-    async def _drop_orphans(self, steps: Steps) -> None:
-        """Delete the steps of tasks that had no row at the last look either: one may be about to be pushed."""
-        found = set(await steps.orphans(PURGE_CHUNK))
-        if old := found & self._orphans:
-            await steps.drop(sorted(old))
-        self._orphans = found - old
-
     async def _roll(self) -> bool:
         """Roll some of the history, if it is time; return whether there may be more to roll."""
-        if self._history is None or self._clock.ticks() < self._roll_from:
+        if self._history is None or not self._is_due("roll"):
             return False
         full = False
         for roll in rolls(self._clock.now()):
             full |= await self._history.roll(roll, ROLL_CHUNK) >= ROLL_CHUNK
         if not full:
-            self._roll_later(ROLL_INTERVAL)
+            self._put_off("roll", ROLL_INTERVAL * random.uniform(0.8, 1.2))
         return full
 
-    def _roll_later(self, seconds: float) -> None:
-        self._roll_from = self._clock.ticks() + int(seconds * random.uniform(0.8, 1.2) * SECOND)
+    def _is_due(self, what: str) -> bool:
+        return self._clock.ticks() >= self._next[what]
+
+    def _put_off(self, what: str, seconds: float = ROLL_INTERVAL) -> None:
+        self._next[what] = self._clock.ticks() + int(seconds * SECOND)

@@ -9,8 +9,6 @@ from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import gate, log, named, printable
 
-__all__ = ["log_completed", "log_lost", "log_not_started", "log_outcome", "log_pushed"]
-
 
 def log_pushed(tasks: Sequence[Task], stored: Sequence[Task]) -> None:
     """Log a push at DEBUG. ``stored`` has for each task the same object, or the row that it conflicted with."""

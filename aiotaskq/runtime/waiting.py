@@ -132,7 +132,8 @@ async def look(
     read_at = store.clock.now()
     ready = bool(keys) or any(not task.parked and (task.due_us <= now or task.due_at is not None) for task in pending)
     found = None if not ready else await (awake(backend, now) if workers is None else workers())
-    left = [task for task in pending if (task.due_us > now and _was_left(task)) or (_put_off(task) and task.attempts)]
+    ran = [task for task in pending if task.attempts]
+    left = [task for task in ran if _put_off(task) or (task.due_us > now and task.attempts[-1].outcome == "released")]
     steps = await backend.steps.read_many(left) if left else []
     return Seen(
         paused=names,
@@ -163,8 +164,11 @@ def why(task: Task, seen: Seen, now: int) -> Waiting | None:
             return Waiting(reason="delayed", until=task.run_at)
         return Waiting(reason="unknown_type", until=task.run_at, version=version)
     if task.due_us > now:
-        suspended = _suspended(task, seen.steps.get(task.task_id, ()))
-        return suspended or Waiting(reason="retry" if task.retry_count else "delayed", until=task.due_us)
+        if (step := left_at(task, seen.steps.get(task.task_id, ()))) is not None:
+            until = None if step.until >= NEVER else step.until
+            waits = step.kind == "wait"
+            return Waiting(reason="event" if waits else "sleeping", until=until, event=step.name if waits else None)
+        return Waiting(reason="retry" if task.retry_count else "delayed", until=task.due_us)
     workers = seen.of_queue(task.queue)
     if workers and not any(each.knows(task.type) for each in workers):
         return Waiting(reason="unknown_type")
@@ -210,22 +214,6 @@ async def unserved(store: Pushes, task: Task) -> str:
 def _put_off(task: Task) -> bool:
     """Return whether a worker that could not run the task has put it off."""
     return task.due_at is not None and not task.parked
-
-
-def _was_left(task: Task) -> bool:
-    """Return whether the handler has left the task, which sleeps or waits for an event; it has not failed since."""
-    return bool(task.attempts) and task.attempts[-1].outcome == "released"
-
-
-def _suspended(task: Task, steps: Sequence[Step]) -> Waiting | None:
-    """Return for what the handler of a task has left it; None where it has not."""
-    step = left_at(task, steps)
-    if step is None:
-        return None
-    until = None if step.until >= NEVER else step.until
-    if step.kind == "wait":
-        return Waiting(reason="event", until=until, event=step.name)
-    return Waiting(reason="sleeping", until=until)
 
 
 async def _parents(store: Pushes, child_id: str, named: Sequence[tuple[str, str]]) -> tuple[Parent, ...]:

@@ -119,8 +119,10 @@ async def _post(parts: SplitResult, address: tuple[str, int], headers: Mapping[s
         await writer.drain()
         for _ in range(_INTERIM):
             head = await reader.readuntil(b"\r\n\r\n")
-            status = _status(head)
-            if status >= 200:
+            version, _, rest = head.partition(b" ")
+            if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
+                raise ValueError("the answer is not HTTP")
+            if (status := int(rest[:3])) >= 200:
                 return status
         raise ValueError("too many interim answers")
     finally:
@@ -128,10 +130,3 @@ async def _post(parts: SplitResult, address: tuple[str, int], headers: Mapping[s
         writer.transport.abort()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-
-
-def _status(head: bytes) -> int:
-    version, _, rest = head.partition(b" ")
-    if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
-        raise ValueError("the answer is not HTTP")
-    return int(rest[:3])
