@@ -332,8 +332,6 @@ class Running(Registry):
         self._check_resources()
         worker = Worker(
             self.queue,
-            self._backend,
-            self._clock,
             self._registered.handlers,
             concurrency=options.concurrency,
             queues=options.queues,
@@ -348,7 +346,7 @@ class Running(Registry):
             schedules = options.scheduler and self._has_schedules()
             if schedules:
                 await self._scheduler.declare([make() for make in self._registered.schedules.values()])
-            await worker.limits.declare()
+            await self.queue.limits.declare()
             await worker.start()
             await self._start_watching(options.queues)
             await self._retention.start()

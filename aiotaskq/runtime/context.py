@@ -17,12 +17,11 @@ from aiotaskq.core.notes import NewNote, data_note, log_note
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import LeaseLost, NotFound
 from aiotaskq.runtime.current import apart, batch, current
-from aiotaskq.runtime.limits import Limits
 
 if TYPE_CHECKING:
-    from aiotaskq.runtime.queue.groups import GroupVerbs, MemberResult
+    from aiotaskq.runtime.queue.groups import MemberResult
+    from aiotaskq.runtime.queue.queue import Queue
     from aiotaskq.runtime.run_steps import RunSteps
-    from aiotaskq.runtime.step_verbs import StepVerbs
 
 
 class SnoozeRequested(Exception):
@@ -38,17 +37,7 @@ class TaskHost(Protocol):
 
     loop: asyncio.AbstractEventLoop
     """The worker's loop; a ``def`` handler runs in a thread beside it."""
-    groups: GroupVerbs
-    """The groups of its queue."""
-
-    limits: Limits
-    """The gates of its store."""
-
-    steps: StepVerbs
-    """The steps and events of its store."""
-
-    def now(self) -> int:
-        """Return the time in microseconds UTC."""
+    queue: Queue
 
     def note(self, context: TaskContext, note: NewNote) -> None:
         """Take an entry of the log of a running task, to be written soon; from any thread."""
@@ -121,14 +110,14 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
         ``handle.log()``. A task keeps its newest 1,000 entries, of together 256 KB; a line of more than 4 KB is cut.
         Raises LeaseLost once it is known that the task is no longer this worker's.
         """
-        self._note(log_note(self._host.now(), text, fields))
+        self._note(log_note(self._host.queue.clock.now(), text, fields))
 
     def stream(self, data: Any) -> None:
         """Send JSON data to the followers of the task, as tokens of an answer; stored and bounded as ``log``.
 
         Raises ValidationError for what JSON cannot hold, and for more than 4 KB. Raises LeaseLost as ``log``.
         """
-        self._note(data_note(self._host.now(), data))
+        self._note(data_note(self._host.queue.clock.now(), data))
 
     def usage(self, **amounts: float) -> None:
         """Add what the task has used up, as ``usage(tokens=1200, cost=0.018)``; from any thread, without waiting.
@@ -160,14 +149,14 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
 
         ``key`` as in ``tq.limits``: ``openai``, ``tenant:42``. This task continues: ``snooze`` it to repeat it.
         """
-        await self._host.limits.pause_for(key, seconds)
+        await self._host.queue.limits.pause_for(key, seconds)
 
     async def charge(self, key: str, tokens: int) -> None:
         """Take tokens from the rate of a limit in addition, as what was used less what was estimated; may be negative.
 
         Raises ValidationError.
         """
-        await self._host.limits.charge(key, tokens)
+        await self._host.queue.limits.charge(key, tokens)
 
     async def complete(self, session: Any, result: Any = None) -> None:
         """Complete the task in the caller's own transaction: exactly-once effects inside one database.
@@ -197,7 +186,7 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
         that says so.
         """
         stop = None if limit is None else check_int("start", start, 0) + check_int("limit", limit, 1)
-        return await self._host.groups.outcomes_for(self.task, start, stop)
+        return await self._host.queue.groups.outcomes_for(self.task, start, stop)
 
     async def add_to_group(self, calls: Iterable[Any]) -> int:
         """Push further members of the task's group, as ``f.call(…)``; return how many were new.
@@ -208,9 +197,9 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
         """
         if self.task.flow is None or self.task.flow.group is None:
             raise NotFound(f"add_to_group: task {self.task.task_id} is in no group")
-        tasks = [self._host.groups.make(call) for call in calls]
+        tasks = [self._host.queue.groups.make(call) for call in calls]
         first, self._added = self._added, self._added + len(tasks)
-        return await self._host.groups.add(self.task.flow.group, tasks, self.task.task_id, first)
+        return await self._host.queue.groups.add(self.task.flow.group, tasks, self.task.task_id, first)
 
     def run_by(self, version: int) -> None:
         """Take note of the version of the handler that runs the task."""
@@ -223,7 +212,7 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
         if self.steps_begun is None:
             from aiotaskq.runtime.run_steps import RunSteps
 
-            self.steps_begun = RunSteps(self.task, self._host.steps, self.version)
+            self.steps_begun = RunSteps(self.task, self._host.queue.step_verbs, self.version)
             self.unfinished = True
         return self.steps_begun
 

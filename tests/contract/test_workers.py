@@ -90,7 +90,7 @@ async def test_a_worker_that_cannot_renew_stops_its_handlers_and_claims_nothing(
         assert worker is not None
         first = await long.push()
         await eventually(lambda: runs)
-        keeper: Any = worker._heartbeat._backend.workers
+        keeper: Any = worker.heartbeat._backend.workers
 
         async def refused(*_: Any) -> Any:
             raise DatabaseUnavailable("cut off")
@@ -370,7 +370,7 @@ async def test_an_outage_longer_than_the_lease_is_counted_as_no_crash(shared_sto
         for tq in tqs:
             worker = tq.worker
             assert worker is not None
-            for backend in (tq.queue.backend, worker._heartbeat._backend):
+            for backend in (tq.queue.backend, worker.heartbeat._backend):
                 for verb in ("claim", "update", "overdue", "ping", "cancelling", "get"):
                     setattr(backend, verb, away)
                     cut.append((backend, verb))

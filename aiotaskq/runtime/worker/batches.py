@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.loop_bound import running_loop_or_none
 from aiotaskq.core.task import Task
 from aiotaskq.errors import BatchFailed
 from aiotaskq.runtime.current import batch as contexts_of_batch
@@ -244,7 +245,7 @@ class Batches:
             call.add_done_callback(retrieve)
             raise
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and not _runs():
+            if isinstance(error, GeneratorExit) and running_loop_or_none() is None:
                 raise  # this coroutine is closed, since its loop has ended
             parts = [_Raised(error, error.__traceback__)] * len(members)
         for member, part in zip(members, parts, strict=True):
@@ -265,13 +266,6 @@ class Batches:
                 # A thread cannot be interrupted. Only work that still waits for a process can be taken back.
                 if future.done() or self._loop_ends() or work.cancel():
                     raise
-
-
-def _runs() -> bool:
-    try:
-        return asyncio.current_task() is not None
-    except RuntimeError:  # no loop runs
-        return False
 
 
 def results_of(returned: Any, count: int) -> Sequence[Any]:

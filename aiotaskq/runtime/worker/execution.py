@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
+from aiotaskq.concurrency.loop_bound import running_loop_or_none
 from aiotaskq.core.outcome import Outcome
-from aiotaskq.core.parent import PARENT, Parent
-from aiotaskq.core.status import Status
-from aiotaskq.core.task import Task, TaskOfObjects, new_task, run_options
-from aiotaskq.core.webhooks import Webhook, messages
-from aiotaskq.errors import ValidationError
-from aiotaskq.log import log, named, printable
+from aiotaskq.core.task import Task
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.context import TaskContext
     from aiotaskq.runtime.handler import Handler
+    from aiotaskq.runtime.queue.queue import Queue
+    from aiotaskq.runtime.worker.heartbeat import Heartbeat
+    from aiotaskq.runtime.worker.tally import Tally
 
 # Why a task is released.
 NEVER_STARTED = "never started"
@@ -84,15 +83,17 @@ class Execution(msgspec.Struct, eq=False):
 
     def is_current(self) -> bool:
         """Whether its coroutine is what runs now."""
-        try:
-            return asyncio.current_task() is self.coroutine
-        except RuntimeError:  # no loop runs
-            return False
+        loop = running_loop_or_none()
+        return loop is not None and asyncio.current_task(loop) is self.coroutine
 
 
 class Host(Protocol):
     """What the parts of a worker need of it. All of it is called on the worker's loop."""
 
+    queue: Queue
+    heartbeat: Heartbeat
+    tally: Tally | None
+    """What its tasks did since that was last written; None if nothing is written."""
     queues: tuple[str, ...] | None
     """The queues to claim from; None for every queue that is not paused."""
     concurrency: int
@@ -104,9 +105,6 @@ class Host(Protocol):
     @property
     def owner(self) -> str:
         """The id under which to claim."""
-
-    def admit(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Return the claimed tasks that may be buffered; the others are released by then."""
 
     def start_run(self, task: Task) -> None:
         """Run a task in a free slot."""
@@ -131,28 +129,3 @@ def retrieve(run: asyncio.Task[None]) -> None:
     """Retrieve the exception of a run that ends the loop, which raises it, too: else asyncio would log it as lost."""
     if not run.cancelled():
         run.exception()
-
-
-_TRACE = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
-
-
-def follow_ups(
-    after: Task, handlers: Mapping[str, Handler], webhooks: Mapping[str, Webhook], now: int
-) -> tuple[Task, ...]:
-    """Return the tasks to push in the transaction that writes this ended task; ``now`` in microseconds."""
-    told = tuple(messages(webhooks, after, now)) if webhooks and after.final else ()
-    name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
-    if not isinstance(name, str):
-        return told
-    parent = Parent(after.task_id, after.type, after.result, after.error_message)
-    params = {PARENT: parent if isinstance(after, TaskOfObjects) else parent.as_params()}
-    handler = handlers.get(name)
-    options: dict[str, Any] = {} if handler is None else run_options(handler.template)
-    trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same trace
-    task = new_task(name, params, now=now, extra=trace, kind=type(after), **options)
-    if handler is not None and handler.gating is not None:
-        try:
-            task = handler.gating.gated(task)
-        except ValidationError as error:  # it is pushed without gates: to refuse it would undo the end of its task
-            log.error("the follow-up {} of {} passes no limit: {}", printable(name), named(after), error)
-    return (task, *told)

@@ -13,14 +13,10 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiotaskq.runtime.current import apart
 from aiotaskq.runtime.handler import Handler
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor, ProcessPoolExecutor
-
 
 # Raised in a thread or a child process, these end neither the program nor the loop: the task fails.
 EXITS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit)
@@ -34,8 +30,7 @@ class Executors:
         self.concurrency = concurrency
         """How many threads there may be."""
         self._threads: DaemonThreads | None = None
-        self._processes: ProcessPoolExecutor | None = None
-        self._interpreters: Executor | None = None
+        self._pools: dict[str, Executor] = {}  # by the kind of the handler
 
     def resize(self, concurrency: int) -> None:
         """Have so many threads, and pools of the size that follows. What runs goes on, in the former pools."""
@@ -43,10 +38,9 @@ class Executors:
         if self._threads is not None:
             self._threads.resize(concurrency)
         if self.pool_size != before:
-            for pool in (self._processes, self._interpreters):
-                if pool is not None:
-                    pool.shutdown(wait=False)
-            self._processes = self._interpreters = None
+            for pool in self._pools.values():
+                pool.shutdown(wait=False)
+            self._pools = {}
 
     @property
     def pool_size(self) -> int:
@@ -58,17 +52,18 @@ class Executors:
         if handler.executor == "interpreter":
             return self._in_interpreter(handler, params)
         if handler.executor == "process":
-            if self._processes is None:
+            if (processes := self._pools.get("process")) is None:
                 import multiprocessing  # on use, as it takes long
                 from concurrent.futures import ProcessPoolExecutor
 
                 # Spawn: a fork of a process with threads may hang.
                 spawn = multiprocessing.get_context("spawn")
-                self._processes = ProcessPoolExecutor(self.pool_size, mp_context=spawn, initializer=_begin_child)
+                processes = ProcessPoolExecutor(self.pool_size, mp_context=spawn, initializer=_begin_child)
+                self._pools["process"] = processes
             # By name: a decorator has replaced the function in its module, so it could not be pickled.
             location = (handler.function.__module__, handler.function.__qualname__)
             try:
-                return self._processes.submit(_call_by_name, *location, dict(params))
+                return processes.submit(_call_by_name, *location, dict(params))
             except BrokenExecutor:
                 self.renew_processes()
                 raise
@@ -78,24 +73,24 @@ class Executors:
         return self._threads.submit(contextvars.copy_context().run, _call, handler.function, params)
 
     def _in_interpreter(self, handler: Handler, params: Mapping[str, Any]) -> Future[Any]:
-        if self._interpreters is None:
+        if (interpreters := self._pools.get("interpreter")) is None:
             from concurrent.futures import InterpreterPoolExecutor  # type: ignore[attr-defined, unused-ignore]  # 3.14
 
             # A new interpreter would look for modules where the program did at its start. By text, since nothing of
             # aiotaskq can be loaded there.
             paths = f"import sys; sys.path[:] = {sys.path!r}"
-            made: Executor = InterpreterPoolExecutor(self.pool_size, "aiotaskq-interpreter", exec, (paths,))
-            self._interpreters = made
-        return _Tamed(self._interpreters.submit(handler.function, **params))
+            interpreters = InterpreterPoolExecutor(self.pool_size, "aiotaskq-interpreter", exec, (paths,))
+            self._pools["interpreter"] = interpreters
+        return _Tamed(interpreters.submit(handler.function, **params))
 
     def renew_processes(self) -> None:
         """Drop a pool in which a process died: it accepts no more work. The next handler gets a new one."""
-        self._processes = None
+        self._pools.pop("process", None)
 
     async def close(self, wait: bool) -> None:
         """End idle threads, processes and interpreters; with ``wait``, until the latter two have ended, at most 5 s."""
-        threads, pools = self._threads, [each for each in (self._processes, self._interpreters) if each is not None]
-        self._threads = self._processes = self._interpreters = None
+        threads, pools = self._threads, list(self._pools.values())
+        self._threads, self._pools = None, {}
         if pools:
             # In daemon threads: the interpreter waits for the threads of the loop's default executor.
             ending = DaemonThreads(len(pools), "aiotaskq-shutdown")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aiotaskq.backends.change import Change, Claim
 from aiotaskq.backends.listeners import READY
-from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.poller import MAX_BACKOFF, Poller
 from aiotaskq.concurrency.wakeup import Arrivals, LoopWakeup, Wakeup
@@ -19,14 +18,13 @@ from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ValidationError
 from aiotaskq.log import gate, log, named
 from aiotaskq.runtime.worker.execution import NEVER_STARTED, Host
-from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN, Heartbeat
+from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN
 from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Buffer, Prefetch
-from aiotaskq.runtime.worker.tally import MANY, Tally
+from aiotaskq.runtime.worker.tally import MANY
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.base import Backend, ScheduleChange
+    from aiotaskq.backends.base import ScheduleChange
     from aiotaskq.backends.direct import DirectBackend
-    from aiotaskq.runtime.queue.queue import Queue
     from aiotaskq.runtime.worker.batches import Batches
 
 R = TypeVar("R")
@@ -45,25 +43,17 @@ class Fetcher(Poller):
     quick tasks are written in one transaction.
     """
 
-    def __init__(
-        self,
-        worker: Host,
-        queue: Queue,
-        backend: Backend,
-        clock: Clock,
-        heartbeat: Heartbeat,
-        tally: Tally | None = None,
-    ) -> None:
+    def __init__(self, worker: Host) -> None:
         self._worker = worker
-        self._queue = queue
-        self._backend = backend
-        self._heartbeat = heartbeat
-        self._tally = tally
+        self._queue, self._heartbeat, self._tally = worker.queue, worker.heartbeat, worker.tally
+        self._backend = backend = worker.queue.backend
         self._executions = worker.executions
         self._direct = None if backend.suspends or backend.shared else cast("DirectBackend", backend)
-        self._hooks = queue.hooks
-        self._bounded = queue.capacity.maxsize > 0
+        self._hooks = worker.queue.hooks
+        self._bounded = worker.queue.capacity.maxsize > 0
         self._shared = backend.shared
+        self.admit: Callable[[Sequence[Task]], Sequence[Task]] = lambda tasks: tasks
+        """Returns the claimed tasks that may be buffered; the others are released by then."""
         self.buffer = Buffer()
         """What is claimed and waits for a slot. Only the fetcher changes it."""
         self._prefetch = Prefetch()
@@ -84,7 +74,7 @@ class Fetcher(Poller):
         self._stop_listening: Callable[[], None] = lambda: None
         self._arrivals: Arrivals | None = None
         most = worker.lease * TRY_WITHIN if backend.shared else MAX_BACKOFF
-        super().__init__("fetcher", self._round, clock, most, self._new_wakeup)
+        super().__init__("fetcher", self._round, worker.queue.clock, most, self._new_wakeup)
 
     @property
     def busy(self) -> bool:
@@ -191,14 +181,23 @@ class Fetcher(Poller):
 
     def resume(self, reason: str = "") -> None:
         """Claim and start tasks again, unless another reason is left; idempotent."""
-        self._paused.discard(reason)
+        if reason in self._paused:
+            self._paused.discard(reason)
+            self.look_for_tasks()
+
+    def look_for_tasks(self) -> None:
+        """Start and claim tasks for the free slots now, unless it is paused."""
         if not self._paused:
             self.fill()
             self.wake()
 
     def look_shrunk(self) -> None:
         """Start nothing while more tasks run than there are slots; called after the number of slots has changed."""
-        (self.pause if self._unused <= 0 else self.resume)(SHRINKS)
+        if self._unused <= 0:
+            self.pause(SHRINKS)
+        else:
+            self._paused.discard(SHRINKS)
+            self.look_for_tasks()
 
     def give_back(self, reason: str, keep: int = 0) -> None:
         """Release what is buffered, but for the first ``keep`` tasks."""
@@ -217,7 +216,7 @@ class Fetcher(Poller):
             self.buffer.moved = self._clock.ticks()
         if self.batches is not None:
             self._only_batches = all(map(self.batches.is_batched, tasks))
-        self.buffer.extend(self._worker.admit(tasks))
+        self.buffer.extend(self.admit(tasks))
         self.fill()
 
     def _is_held(self, task: Task) -> bool:

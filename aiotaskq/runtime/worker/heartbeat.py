@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Key = tuple[str, int]
 """A delivery: task id and fence."""
 
+Description = tuple[tuple[str, ...] | None, int, int, Iterable[str], Iterable[str]]
+"""Queues, concurrency, number of running tasks, types that can be run, and limits that their handlers declare."""
+
 WORKER = "worker-"  # the beginning of the ids of workers
 PATIENCE = 0.25  # leases until a connection without an answer is given up, at least a second
 LEAVING = 1.0  # seconds that leaving the registry may take; else the lease ends by itself
@@ -56,9 +59,8 @@ class Heartbeat:
         heartbeat: float,
         answered: Callable[[Sequence[Key], Sequence[bool | None]], None],
         fenced: Callable[[], None],
-        unknown: Callable[[Sequence[Key]], None] = lambda _keys: None,
-        describe: Callable[[], tuple[tuple[str, ...] | None, int, int]] = lambda: (None, 0, 0),
-        told: Callable[[], tuple[Iterable[str], Iterable[str]]] = lambda: ((), ()),
+        unknown: Callable[[Sequence[Key]], None],
+        describe: Callable[[], Description],
         steered: Callable[[bool, int | None], None] = lambda _quiet, _concurrency: None,
     ) -> None:
         """Wire a heartbeat; ``lease`` and ``heartbeat`` in seconds, ``version`` that of the application.
@@ -66,10 +68,9 @@ class Heartbeat:
         The first three callbacks run on the worker's loop. ``answered`` is called after each comparison with the answer
         for each delivery that was held: whether its cancel was requested, None if it is lost. ``fenced`` is called when
         no renewal was answered for a whole lease: other workers may have the tasks. ``unknown`` is called with
-        deliveries that this worker has in the store, and that it will never run. ``describe`` returns the queues, the
-        concurrency and the number of running tasks for the registry, ``told`` the types that it can run and the limits
-        that its handlers declare, from any thread. ``steered`` is called on the worker's loop when others have asked
-        for something else: whether to be quiet, and for how many slots.
+        deliveries that this worker has in the store, and that it will never run. ``describe`` returns what the registry
+        is told, from any thread. ``steered`` is called on the worker's loop when others have asked for something else:
+        whether to be quiet, and for how many slots.
         """
         self.owner = fresh_owner(WORKER)
         """The id under which the worker claims. Only the worker's loop uses it, and replaces it."""
@@ -83,7 +84,7 @@ class Heartbeat:
         self._answered = answered
         self._fenced = fenced
         self._unknown = unknown
-        self._describe, self._told = describe, told
+        self._describe = describe
         self._steered = steered
         self._asked: tuple[bool, int | None] = (False, None)
         self._held: set[Key] = set()  # on the worker's loop
@@ -181,7 +182,7 @@ class Heartbeat:
 
     def _info(self, owner: str) -> WorkerInfo:
         now = self._clock.now()
-        types, limits = map(told_names, self._told())
+        queues, concurrency, busy, types, limits = self._describe()
         return WorkerInfo(
             owner,
             socket.gethostname(),
@@ -190,10 +191,12 @@ class Heartbeat:
             self._started_at,
             now,
             now + self._lease,
-            *self._describe(),
+            queues,
+            concurrency,
+            busy,
             *self._asked,
-            types,
-            limits,
+            told_names(types),
+            told_names(limits),
             self._version,
         )
 
@@ -221,18 +224,15 @@ class Heartbeat:
                 assert self._row is not None
                 owner = self._row.owner
                 self._call(self._compare, owner, held, (await self._registry.held([owner]))[owner])
-                await self._look_what_is_asked(owner)
+                found = await self._registry.get(owner)
+                if found is not None and (asked := (found.quiet, found.wanted_concurrency)) != self._asked:
+                    self._asked = asked
+                    self._call(self._steered, *asked)
         except DatabaseUnavailable:
             if not self.trusted:
                 self._call(self._fenced)
             raise
         return self._heartbeat
-
-    async def _look_what_is_asked(self, owner: str) -> None:
-        row = await self._registry.get(owner)
-        if row is not None and (asked := (row.quiet, row.wanted_concurrency)) != self._asked:
-            self._asked = asked
-            self._call(self._steered, *asked)
 
     async def _beat(self, ticks: int) -> bool:
         """Renew the lease; return False if it was lost, and the worker has another id now."""

@@ -6,7 +6,6 @@ And the quarantine, in which a task runs that may have killed its workers.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import CANCEL
-from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.errors import check_seconds
@@ -26,12 +24,9 @@ from aiotaskq.log import log, named
 from aiotaskq.runtime.clock_steps import HostClock
 from aiotaskq.runtime.task_log import log_lost, log_outcome
 from aiotaskq.runtime.worker.execution import FENCED, NEVER_STARTED, Host
-from aiotaskq.runtime.worker.heartbeat import Heartbeat, Key
-from aiotaskq.runtime.worker.tally import Tally
+from aiotaskq.runtime.worker.heartbeat import Key
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.base import Backend
-    from aiotaskq.runtime.queue.queue import Queue
     from aiotaskq.runtime.worker.fetcher import Fetcher
 
 
@@ -41,25 +36,13 @@ LOST = "lost"  # why the fetcher is paused
 class Leases:
     """Interrupts what a worker no longer holds, or is to cancel, and reaps what the store has of dead workers."""
 
-    def __init__(
-        self,
-        worker: Host,
-        queue: Queue,
-        clock: Clock,
-        heartbeat: Heartbeat,
-        fetcher: Fetcher,
-        tally: Tally | None,
-        reap_interval: float | timedelta,
-    ) -> None:
+    def __init__(self, worker: Host, fetcher: Fetcher, reap_interval: float | timedelta) -> None:
         """Wire it; ``reap_interval`` in seconds. Raises ValidationError for one that is not positive."""
-        self._worker = worker
+        self._worker, self._fetcher = worker, fetcher
         self._executions = worker.executions
-        self._queue = queue
+        self._queue = queue = worker.queue
         self._backend = queue.backend
-        self._clock = clock
-        self._heartbeat = heartbeat
-        self._fetcher = fetcher
-        self._tally = tally
+        self._clock = clock = queue.clock
         self._host_clock = HostClock(queue.backend, clock, queue.step_log)
         self._bound = LoopBound()
         self._stop_listening: Callable[[], None] = lambda: None
@@ -102,7 +85,7 @@ class Leases:
                     self._lost(execution.task)
                 execution.interrupt("lost" if answer is None else "cancel")
             elif answer is None:
-                self._heartbeat.drop(key)
+                self._worker.heartbeat.drop(key)
                 for task in self._fetcher.buffer.take(lambda task, key=key: (task.task_id, task.fence) == key):  # type: ignore[misc]
                     self._lost(task)
 
@@ -165,24 +148,22 @@ class Leases:
             self._reap_from = ticks + int(self._worker.lease * SECOND)
         if ticks < self._reap_from:
             return min(self._reap_interval, (self._reap_from - ticks) / SECOND)
-        tally = self._tally
-        with contextlib.ExitStack() as stack:
+        tally = self._worker.tally
+        try:
             more = await self._queue.reaper.reap(
                 then=self._worker.follow_ups,
                 settled=None if tally is None else tally.reaped,
-                lost=lambda: self._start_nothing(stack),
+                # A task that is taken back may end this process before it is counted.
+                lost=lambda: self._fetcher.pause(LOST),
             )
             if tally is not None:
                 await tally.write_lost()
+        finally:
+            self._fetcher.resume(LOST)
         if more:
             return 0.0
         await self._backend.tidy()
         return self._reap_interval * random.uniform(0.8, 1.2)
-
-    def _start_nothing(self, stack: contextlib.ExitStack) -> None:
-        """Start no task until the stack is closed: one that is taken back may end this process before it is counted."""
-        self._fetcher.pause(LOST)
-        stack.callback(self._fetcher.resume, LOST)
 
 
 # ---- quarantine -----------------------------------------------------------------------------------------------------
@@ -208,11 +189,10 @@ SUSPECT = MAX_CRASHES - 1  # crashes of a task that one more makes poison
 class Quarantine:
     """Keeps the other tasks of a worker away from a suspect, for at most one lease before and one while it runs."""
 
-    def __init__(self, worker: Host, fetcher: Fetcher, backend: Backend, clock: Clock) -> None:
-        self._worker = worker
-        self._fetcher = fetcher
-        self._backend = backend
-        self._clock = clock
+    def __init__(self, worker: Host, fetcher: Fetcher) -> None:
+        self._worker, self._fetcher = worker, fetcher
+        self._backend, self._clock = worker.queue.backend, worker.queue.clock
+        fetcher.admit = self.admit
 
     def admit(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Return the claimed tasks that may be buffered; start the quarantine of the first suspect among them.

@@ -55,10 +55,6 @@ class _Unwritten:
             self._size -= self.notes.popleft().size
 
 
-def _new(key: Key, unwritten: _Unwritten) -> NewNotes:
-    return NewNotes(*key, tuple(unwritten.notes), unwritten.context.used_up if unwritten.spent else None)
-
-
 class NoteWriter:
     """The notes of one worker. Nothing runs here until a handler writes one."""
 
@@ -145,8 +141,12 @@ class NoteWriter:
     def _take(self, key: Key | None) -> dict[Key, tuple[TaskContext, NewNotes]]:
         with self._lock:
             keys = [*self._unwritten] if key is None else [key] if key in self._unwritten else []
-            taken = [(each, self._unwritten.pop(each)) for each in keys]
-            return {each: (unwritten.context, _new(each, unwritten)) for each, unwritten in taken}
+            found = {}
+            for each in keys:
+                unwritten = self._unwritten.pop(each)
+                used_up = unwritten.context.used_up if unwritten.spent else None
+                found[each] = unwritten.context, NewNotes(*each, tuple(unwritten.notes), used_up)
+            return found
 
     def _put_back(self, key: Key, context: TaskContext, new: NewNotes) -> None:
         with self._lock:

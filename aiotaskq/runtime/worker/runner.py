@@ -26,7 +26,7 @@ from aiotaskq.core.outcome import (
 )
 from aiotaskq.core.parent import PARENT, ParentDeleted
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.errors import DatabaseUnavailable, EventTimeout, NotSupported, ValidationError
+from aiotaskq.errors import DatabaseUnavailable, EventTimeout, ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost
 from aiotaskq.runtime.current import current
@@ -63,21 +63,19 @@ class Runner:
         hooks: Hooks | None = None,
         executions: dict[str, Execution] | None = None,
         objects: bool = False,
-        timed_out: Callable[[Execution], object] = lambda _execution: None,
     ) -> None:
         """Wire a runner.
 
         ``host`` is what ``current_task()`` reports to; ``executions`` is where what runs is kept, by task id. With
-        ``objects``, params and results are passed as they are, and not as JSON. ``timed_out`` is called after a handler
-        was interrupted because of its timeout.
+        ``objects``, params and results are passed as they are, and not as JSON.
         """
-        self._handlers = handlers
-        self._executors = executors
+        self.handlers, self.executors = handlers, executors
         self._clock = clock
         self._host = host
         self._hooks = Hooks() if hooks is None else hooks
         self._objects = objects
-        self._timed_out = timed_out
+        self.timed_out: Callable[[Execution], object] = lambda _execution: None
+        """Called after a handler was interrupted because of its timeout."""
         self.executions: dict[str, Execution] = {} if executions is None else executions
         """What runs, by task id."""
         self._deadlines = Deadlines(clock, self._interrupt_late)
@@ -101,13 +99,13 @@ class Runner:
         for each in reversed(middleware):
             self._call = functools.partial(_wrapped, each, self._call)
         # Nothing cancels this task but the end of the loop, which cancels every task.
-        self._sentinel = asyncio.create_task(_forever(), name="aiotaskq-sentinel")
+        self._sentinel = asyncio.create_task(asyncio.Event().wait(), name="aiotaskq-sentinel")
 
     async def close(self, wait: bool = True) -> None:
         """End timeouts, threads and processes; ``wait`` as in ``Executors.close``."""
         if self._sentinel is not None:
             self._sentinel.cancel()
-        await self._executors.close(wait)
+        await self.executors.close(wait)
         self._deadlines.close()
 
     def begin(self, task: Task) -> Execution:
@@ -141,7 +139,7 @@ class Runner:
         KeyboardInterrupt.
         """
         task = execution.task
-        handler = self._handlers.get(task.type)
+        handler = self.handlers.get(task.type)
         if handler is None or execution.reason is not None or task.undecodable is not None or task.cancel_requested:
             return self._not_run(execution)
         if gate.open:
@@ -221,7 +219,7 @@ class Runner:
         if isinstance(error, BrokenExecutor):
             # This task or another one of the pool has killed a process: that counts as a crash of each. While the
             # worker stops it does not, since a process manager may signal all processes of a service.
-            self._executors.renew_processes()
+            self.executors.renew_processes()
             return Released(STOPPED, ran=True) if self.stopping else LeaseExpired()
         if isinstance(error, KeyboardInterrupt):
             raise  # it is meant for the program
@@ -247,7 +245,7 @@ class Runner:
     def _interrupt_late(self, execution: Execution) -> None:
         self._hooks.call("timeout", self._clock.now(), execution.task)
         execution.interrupt("timeout")
-        self._timed_out(execution)
+        self.timed_out(execution)
 
     def _interrupted(self, execution: Execution) -> Outcome | None:
         match execution.reason:
@@ -260,7 +258,7 @@ class Runner:
             case "lost":
                 return None
         task = execution.task
-        handler = execution.handler or self._handlers[task.type]
+        handler = execution.handler or self.handlers[task.type]
         if execution.reason == "timeout":
             return TimedOut(handler.timeout_of(task) or 0.0, handler.backoff, random.random())
         error = "CancelledError: the handler was cancelled from within"
@@ -283,8 +281,6 @@ class Runner:
             if execution.abandoned or (execution.reason is None and self._loop_ends):
                 raise
             return self._interrupted(execution)
-        except NotSupported:
-            begun = None  # its store has no steps
         except DatabaseUnavailable as error:
             return passed_on(task, str(error), self._clock.now())
         except ValidationError as error:  # a step cannot be decoded
@@ -301,7 +297,7 @@ class Runner:
         return passed_on(task, why, now)
 
     async def _invoke(self, task: Task) -> Any:
-        handler = self._handlers[task.type]
+        handler = self.handlers[task.type]
         if handler.versioned:
             handler = self.executions[task.task_id].handler or handler
         params = task.params
@@ -329,7 +325,7 @@ class Runner:
 
     async def _outside(self, handler: Handler, params: Mapping[str, Any], execution: Execution) -> Any:
         """Run a ``def`` handler in a thread or a process."""
-        work = self._executors.start(handler, params)
+        work = self.executors.start(handler, params)
         future = asyncio.wrap_future(work)
         while True:
             try:
@@ -343,7 +339,7 @@ class Runner:
 
     def _began(self, execution: Execution) -> None:
         """Let the timeout of a task of a batch begin, now that its handler is called."""
-        timeout = self._handlers[execution.task.type].timeout_of(execution.task)
+        timeout = self.handlers[execution.task.type].timeout_of(execution.task)
         if timeout is not None:
             self._deadlines.add(timeout, execution, self._clock.ticks())
 
@@ -358,7 +354,7 @@ class Runner:
         """Return the param that gets earlier tasks; none for a task without any, where the handler has a default."""
         declared = handler.parent
         assert declared is not None
-        found = await self._host.groups.parents(task)
+        found = await self._host.queue.groups.parents(task)
         if not found:
             if declared.needed:
                 raise ParamsMisfit(f"{handler.name}() needs {PARENT!r}, and the task has no parent")
@@ -404,7 +400,3 @@ def _refused(error: BaseException, handler: Handler, task: Task, direct: bool) -
 
 async def _wrapped(middleware: Callable[[Task, RunCall], Awaitable[Any]], call_next: RunCall, task: Task) -> Any:
     return await middleware(task, call_next)
-
-
-async def _forever() -> None:
-    await asyncio.Event().wait()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -12,10 +11,9 @@ from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import log, named
 from aiotaskq.runtime.current import current
-from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.worker.execution import Execution
-from aiotaskq.runtime.worker.executors import Executors
+from aiotaskq.runtime.worker.runner import Runner
 
 UNWINDING = 0.05  # seconds in which a handler that can be interrupted ends
 INTERVAL = 0.1  # seconds between two probes of the loop
@@ -44,22 +42,10 @@ class Occupancy(msgspec.Struct, frozen=True):
 class Watchdog:
     """Watches the executions of one worker."""
 
-    def __init__(
-        self,
-        executions: Mapping[str, Execution],
-        handlers: Mapping[str, Handler],
-        executors: Executors,
-        hooks: Hooks,
-        clock: Clock,
-        spare: Callable[[], int] = lambda: 0,
-    ) -> None:
-        """``spare`` returns how many of the executions share the slot of another one."""
-        self._spare = spare
-        self._executions = executions
-        self._handlers = handlers
-        self._executors = executors
-        self._hooks = hooks
-        self._clock = clock
+    def __init__(self, runner: Runner, hooks: Hooks, clock: Clock) -> None:
+        self._runner, self._hooks, self._clock = runner, hooks, clock
+        self._executions, self._handlers, self._executors = runner.executions, runner.handlers, runner.executors
+        runner.timed_out = self.timed_out
         self._stopped = threading.Event()  # of the thread that watches the loop
         self._reported: set[tuple[str, int]] = set()  # the deliveries that held all slots at the last report
 
@@ -90,7 +76,7 @@ class Watchdog:
                 overdue[handler.executor] += each.stuck if handler.executor == "loop" else each.overdue
         return Occupancy(
             self._executors.concurrency,
-            len(executions) - self._spare(),
+            len(executions) - self._runner.batches.without_slot,
             count["thread"],
             count["process"],
             overdue["thread"],

@@ -10,25 +10,25 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.backends.listeners import STEER
-from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.reusable_task import ReusableTask
 from aiotaskq.core.conversion import storable
 from aiotaskq.core.errors import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.core.notes import NewNote
 from aiotaskq.core.outcome import Completed, Outcome, Released
+from aiotaskq.core.parent import PARENT, Parent
 from aiotaskq.core.status import Status
 from aiotaskq.core.stopping import CLOSING, SERVICES, ExitCode
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, Task, TaskOfObjects, new_task, run_options
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.handler import Handler, told
 from aiotaskq.runtime.limits import told_limits
 from aiotaskq.runtime.task_log import log_outcome
-from aiotaskq.runtime.worker.execution import FENCED, NEVER_STARTED, STOPPED, Execution, Host, follow_ups, retrieve
+from aiotaskq.runtime.worker.execution import FENCED, NEVER_STARTED, STOPPED, Execution, Host, retrieve
 from aiotaskq.runtime.worker.executors import Executors
 from aiotaskq.runtime.worker.fetcher import Fetcher
-from aiotaskq.runtime.worker.heartbeat import Heartbeat
+from aiotaskq.runtime.worker.heartbeat import Description, Heartbeat
 from aiotaskq.runtime.worker.leases import Leases, Quarantine
 from aiotaskq.runtime.worker.notes import NoteWriter, Work
 from aiotaskq.runtime.worker.runner import RunCall, Runner
@@ -36,12 +36,12 @@ from aiotaskq.runtime.worker.tally import Tally
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.base import Backend
     from aiotaskq.runtime.queue.queue import Queue
 
 
 QUIET = "quiet"  # why its fetcher is paused
 BY_STOP = (STOPPED, NEVER_STARTED, FENCED)  # why tasks are released that a stop does not let run to their ends
+_TRACE = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
 TURN, RUNS = 250, 32  # ticks and runs in one asyncio task after which others of the loop have a turn
 
 
@@ -51,8 +51,6 @@ class Worker(Host):
     def __init__(
         self,
         queue: Queue,
-        backend: Backend,
-        clock: Clock,
         handlers: Mapping[str, Handler],
         *,
         concurrency: int = 10,
@@ -79,33 +77,26 @@ class Worker(Host):
         heartbeat = check_seconds("heartbeat", heartbeat, zero=False)
         if heartbeat * 2 > self.lease:
             raise ValidationError(f"heartbeat: {heartbeat:g} s is more than half of the lease of {self.lease:g} s")
-        self._queue, self.groups, self.limits, self.steps = queue, queue.groups, queue.limits, queue.step_verbs
-        self._backend = backend
+        self.queue, self._handlers = queue, handlers
+        self._backend, self._clock = backend, clock = queue.backend, queue.clock
         self._shared = backend.shared
-        self._clock = clock
-        self._handlers = handlers
         self._middleware = middleware
         self._make_resources = resources
         self.executions: dict[str, Execution] = {}
-        """What runs, by task id: each has a slot."""
-        self._executors = Executors(self.concurrency)
         self._configured = self.concurrency
         self.quiet = False
         """Whether it claims nothing more, and only goes on with what it runs."""
-        self._watchdog = Watchdog(
-            self.executions, handlers, self._executors, queue.hooks, clock, lambda: self.runner.batches.without_slot
-        )
         self.runner = Runner(
             handlers,
-            self._executors,
+            Executors(self.concurrency),
             clock,
             host=self,
             hooks=queue.hooks,
             executions=self.executions,
             objects=queue.objects,
-            timed_out=self._watchdog.timed_out,
         )
-        self._heartbeat = Heartbeat(
+        self._watchdog = Watchdog(self.runner, queue.hooks, clock)
+        self.heartbeat = Heartbeat(
             backend,
             clock,
             version=queue.version,
@@ -114,15 +105,13 @@ class Worker(Host):
             answered=lambda held, answers: self.leases.answered(held, answers),
             fenced=lambda: self.leases.fenced(),
             unknown=lambda keys: self.chore(self.leases.give_back_unknown(keys)),
-            describe=lambda: (self.queues, self.concurrency, len(self.executions) - self.runner.batches.without_slot),
-            told=lambda: (told(handlers), told_limits(handlers)),
+            describe=self._described,
             steered=self._steered,
         )
         self.tally = Tally(backend.history, clock, queue.commit_hooks) if history else None
-        """What its tasks did since that was last written; None if nothing is written."""
-        self._fetcher = Fetcher(self, queue, backend, clock, self._heartbeat, self.tally)
-        self._quarantine = Quarantine(self, self._fetcher, backend, clock)
-        self.leases = Leases(self, queue, clock, self._heartbeat, self._fetcher, self.tally, reap_interval)
+        self._fetcher = Fetcher(self)
+        Quarantine(self, self._fetcher)
+        self.leases = Leases(self, self._fetcher, reap_interval)
         self._stop_listening: Callable[[], None] = lambda: None
         self._notes = NoteWriter(backend.notes, clock, self._begin, queue.hooks, self.tally)
         self.note: Callable[[TaskContext, NewNote], None] = self._notes.add
@@ -136,7 +125,7 @@ class Worker(Host):
     @property
     def owner(self) -> str:
         """The id under which it claims: another one after others had taken it for dead."""
-        return self._heartbeat.owner
+        return self.heartbeat.owner
 
     @property
     def running(self) -> bool:
@@ -151,7 +140,7 @@ class Worker(Host):
     @property
     def problem(self) -> str | None:
         """What is wrong, or None: leases not renewed, claims that fail, handlers that go on after their timeout."""
-        if not self._heartbeat.trusted or self._fetcher.failures:
+        if not self.heartbeat.trusted or self._fetcher.failures:
             return "leases are not renewed, or nothing can be claimed"
         if stuck := self._watchdog.stuck():
             types = ", ".join(sorted({printable(task.type) for task in stuck})[:5])
@@ -159,6 +148,10 @@ class Worker(Host):
                 f"{len(stuck)} of {self.concurrency} slots are held by handlers that go on after their timeout: {types}"
             )
         return None
+
+    def _described(self) -> Description:
+        busy = len(self.executions) - self.runner.batches.without_slot
+        return self.queues, self.concurrency, busy, told(self._handlers), told_limits(self._handlers)
 
     def _steered(self, quiet: bool, concurrency: int | None) -> None:
         """Do what others have asked for in the registry."""
@@ -182,18 +175,18 @@ class Worker(Host):
         Raises ValidationError.
         """
         self.concurrency = check_int("concurrency", concurrency, 1, 10_000)
-        self._executors.resize(concurrency)
+        self.runner.executors.resize(concurrency)
         self._fetcher.look_shrunk()
         self._tell("resized")
 
     def _steer_hint(self, _kind: str, owners: Sequence[str]) -> None:
         if self._shared and self.owner in owners:
-            self._heartbeat.look()
+            self.heartbeat.look()
 
     def _tell(self, event: str) -> None:
         log.info("worker {} {}: {} slots", self.owner, event, self.concurrency)
         detail: dict[str, Any] = {"owner": self.owner, "quiet": self.quiet, "concurrency": self.concurrency}
-        self._queue.hooks.call(event, self._clock.now(), **detail)
+        self.queue.hooks.call(event, self._clock.now(), **detail)
 
     def occupancy(self) -> Occupancy:
         """Count what runs now; callable from any thread."""
@@ -208,13 +201,13 @@ class Worker(Host):
         self.runner.batches.on_used = self._fetcher.share
         self.runner.start(self._middleware, resources)
         self._watchdog.start()
-        await self._heartbeat.start()
+        await self.heartbeat.start()
         self._stop_listening = self._backend.listeners.listen(self._steer_hint, STEER)
         if self._shared:
             await self._backend.watch()
         await self.leases.start()
         await self._fetcher.start()
-        await self._queue.limit_sweep.start()
+        await self.queue.limit_sweep.start()
         if self.tally is not None:
             await self.tally.start()
         served = "every queue" if self.queues is None else f"queues {', '.join(map(printable, self.queues))}"
@@ -252,7 +245,7 @@ class Worker(Host):
             execution.began = ticks
             task = execution.task
             try:
-                if not self._shared or self._heartbeat.holds((task.task_id, task.fence), ticks):
+                if not self._shared or self.heartbeat.holds((task.task_id, task.fence), ticks):
                     outcome = await self.runner.execute(execution)
                 else:  # the process was suspended for longer than its lease: released, unless another worker has it
                     outcome = Released(FENCED)
@@ -295,7 +288,7 @@ class Worker(Host):
 
     async def _suspend(self, task: Task, outcome: Released) -> Outcome | None:
         """Write that a task sleeps or waits; return None, or what is to be written if that could not be done."""
-        if (after := await self.steps.suspend(task, outcome, lambda: not self.runner.stopping)) is None:
+        if (after := await self.queue.step_verbs.suspend(task, outcome, lambda: not self.runner.stopping)) is None:
             return Released(outcome.reason, ran=True)  # it runs again, unless it was cancelled, and sleeps then
         self.settled(task, outcome, after)
         return None
@@ -334,19 +327,11 @@ class Worker(Host):
             self.look_idle()
 
     def _drop(self, task: Task) -> None:
-        self._heartbeat.drop((task.task_id, task.fence))
-
-    def admit(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Return the claimed tasks that may be buffered."""
-        return self._quarantine.admit(tasks)
+        self.heartbeat.drop((task.task_id, task.fence))
 
     async def report(self, task: Task, value: dict[str, Any]) -> bool:
         """Store the progress of a task that runs here; return whether it is still this worker's."""
         return (await self._backend.report([(task.task_id, task.fence, value)]))[0]
-
-    def now(self) -> int:
-        """Return the time in microseconds UTC."""
-        return self._clock.now()
 
     def _begin(self, work: Work) -> None:
         self.loop.call_soon_threadsafe(lambda: self.chore(work()))
@@ -356,7 +341,7 @@ class Worker(Host):
         if self._backend.shared != "host":  # else the caller's transaction may have the lock that this would wait for
             await self._notes.finish(task)
         result = storable(result, handler.returns if (handler := self._handlers.get(task.type)) is not None else None)
-        return await self._queue.complete_with(session, task, result, then=self.follow_ups) is not None
+        return await self.queue.complete_with(session, task, result, then=self.follow_ups) is not None
 
     def chore(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something in the background; an error is logged."""
@@ -373,26 +358,26 @@ class Worker(Host):
 
     async def claim(self, limit: int) -> list[Task]:
         """Claim tasks of every queue, beside the slots, and hold them until they are settled."""
-        claim = self._heartbeat.begin_claim()
+        claim = self.heartbeat.begin_claim()
         try:
             tasks = await self._backend.claim(self.owner, self._clock.now(), limit)
             for task in tasks:
-                self._heartbeat.hold((task.task_id, task.fence), task.lease_owner)
+                self.heartbeat.hold((task.task_id, task.fence), task.lease_owner)
         finally:
-            self._heartbeat.end_claim(claim)
+            self.heartbeat.end_claim(claim)
         return tasks
 
     async def settle(self, task: Task, outcome: Outcome | None, completed: bool) -> None:
         """Write what came of a task that ``runner`` has run, before this returns."""
         if (outcome := await self._confirmed(task, outcome, completed)) is not None:
-            self.settled(task, outcome, await self._queue.settle(task, outcome, then=self.follow_ups))
+            self.settled(task, outcome, await self.queue.settle(task, outcome, then=self.follow_ups))
 
     # ---- settling ----
 
     def settled(self, task: Task, outcome: Outcome, after: Task | None) -> None:
         if self._shared:
             self._drop(task)
-        hooks = self._queue.hooks
+        hooks = self.queue.hooks
         if after is None or type(outcome) is not Completed or gate.open:
             log_outcome(task, outcome, after, self._clock.now())
         if after is None:
@@ -411,7 +396,22 @@ class Worker(Host):
                 hooks.invoke(callback, after, f"the callback of task {after.task_id}")
 
     def follow_ups(self, after: Task) -> tuple[Task, ...]:
-        return follow_ups(after, self._handlers, self._queue.webhooks, self._clock.now())
+        told, now = self.queue.told(after), self._clock.now()
+        name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
+        if not isinstance(name, str):
+            return told
+        parent = Parent(after.task_id, after.type, after.result, after.error_message)
+        params = {PARENT: parent if isinstance(after, TaskOfObjects) else parent.as_params()}
+        handler = self._handlers.get(name)
+        options: dict[str, Any] = {} if handler is None else run_options(handler.template)
+        trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same trace
+        task = new_task(name, params, now=now, extra=trace, kind=type(after), **options)
+        if handler is not None and handler.gating is not None:
+            try:
+                task = handler.gating.gated(task)
+            except ValidationError as error:  # it is pushed without gates: to refuse it would undo the end of its task
+                log.error("the follow-up {} of {} passes no limit: {}", printable(name), named(after), error)
+        return (task, *told)
 
     # ---- stopping ----
 
@@ -435,7 +435,7 @@ class Worker(Host):
             execution.interrupt("shutdown")
 
     async def _stop(self, drain: float, grace: float) -> ExitCode:
-        await asyncio.gather(self.leases.stop(SERVICES), self._queue.limit_sweep.stop(SERVICES))
+        await asyncio.gather(self.leases.stop(SERVICES), self.queue.limit_sweep.stop(SERVICES))
         self._watchdog.stop()
         self._stop_listening()
         if not await self.until_idle(0.0 if self._hurried else drain):
@@ -449,14 +449,14 @@ class Worker(Host):
         await self._fetcher.stop(SERVICES)
         if unwritten := self._fetcher.unwritten:  # the store is away; the leases end by themselves
             log.error("the outcomes of {} tasks could not be written; the tasks will run again", unwritten)
-        await self._queue.hooks.idle(grace)
+        await self.queue.hooks.idle(grace)
         for chore in self._chores:
             chore.cancel()
         try:
             async with asyncio.timeout(CLOSING):
                 if self.tally is not None:
                     await self.tally.stop(SERVICES)
-                await self._heartbeat.stop(leave=not (abandoned or unwritten or self._queue.claims.busy))
+                await self.heartbeat.stop(leave=not (abandoned or unwritten or self.queue.claims.busy))
                 await self.runner.close(wait=not abandoned)
                 await self._stack.aclose()
         except TimeoutError:

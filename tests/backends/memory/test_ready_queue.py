@@ -100,7 +100,7 @@ async def test_a_worker_waits_in_the_queue_for_its_named_queues() -> None:
             ran.append(name)
 
         handler = Handler("t", handle, "loop", new(type="t"))
-        tq[name] = Worker(queue, backend, clock, {"t": handler}, queues=[name], poll_interval=3600)
+        tq[name] = Worker(queue, {"t": handler}, queues=[name], poll_interval=3600)
         await tq[name].start()
     await settled()
     assert READY not in backend.listeners.by_kind
@@ -120,7 +120,7 @@ async def test_a_worker_without_a_free_slot_leaves_the_next_task_to_a_pop() -> N
     queue = Queue(backend, clock)
     free = asyncio.Event()
     handler = Handler("t", free.wait, "loop", new(type="t"))
-    worker = Worker(queue, backend, clock, {"t": handler}, concurrency=1, poll_interval=3600)
+    worker = Worker(queue, {"t": handler}, concurrency=1, poll_interval=3600)
     await worker.start()
     await queue.add([new(task_id="first", run_at=0)])
     await settled()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.worker.worker import Worker
 
 
-async def reap(queue: Queue, backend: Any, clock: VirtualClock) -> None:
-    await Worker(queue, backend, clock, {}).leases.reap()
+async def reap(queue: Queue) -> None:
+    await Worker(queue, {}).leases.reap()

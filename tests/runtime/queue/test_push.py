@@ -53,7 +53,7 @@ async def test_delay_at_and_expiry(tq: TaskQ) -> None:  # B1
     assert await tq.queue.get_queue_size() == 1
     clock._now += 31 * SECOND
     assert await tq.queue.pop_task(0) is None
-    await reap(tq.queue, tq.queue.backend, clock)
+    await reap(tq.queue)
     assert await dying.status() is Status.EXPIRED
     clock._now += 29 * SECOND - 1
     assert await tq.queue.pop_task(0) is None

@@ -31,7 +31,7 @@ async def test_visibility_timeout_counts_retries_then_fails(tmp_path: Path) -> N
         assert task is not None and task["retry_count"] == attempt
         assert await queue.pop_task(0) is None
         clock.step(301)
-        await reap(queue, backend, clock)
+        await reap(queue)
         with pytest.raises(LeaseLost, match="visibility timeout"):
             await queue.task_done(task_id)
     last = await queue.get(task_id)

@@ -83,7 +83,7 @@ class Bench:
             answered=lambda held, answers: self.answers.extend(zip(held, answers, strict=True)),
             fenced=self._fence,
             unknown=self.unknown.extend,
-            describe=lambda: (("q",), 10, 3),
+            describe=lambda: (("q",), 10, 3, (), ()),
         )
 
     def _fence(self) -> None:

@@ -110,7 +110,7 @@ async def _lose(tq: TaskQ, clock: VirtualClock, alone: bool = False) -> None:
 def _bare_worker(tq: TaskQ) -> Any:
     from aiotaskq.runtime.worker.worker import Worker
 
-    return Worker(tq.queue, tq.queue.backend, tq.queue.clock, {}, lease=2, heartbeat=0.5)
+    return Worker(tq.queue, {}, lease=2, heartbeat=0.5)
 
 
 async def test_buffered_tasks_are_given_back_when_the_worker_is_cut_off(  # A4
@@ -326,8 +326,8 @@ async def test_a_reaper_that_dies_halfway_leaves_the_rest_to_another(shared_url:
         await tq.push_many([("a", {}), ("b", {}), ("c", {})])
         await backend.claim("w", clock.now(), 3)
         clock._now += 2 * SECOND
-        reaper: Any = tq.queue.reaper
-        settle, written = reaper._settle, 0
+        queue: Any = tq.queue
+        settle, written = queue.settle, 0
 
         async def dies(*arguments: Any, **options: Any) -> Any:
             nonlocal written
@@ -336,7 +336,7 @@ async def test_a_reaper_that_dies_halfway_leaves_the_rest_to_another(shared_url:
                 raise DatabaseUnavailable("killed")
             return await settle(*arguments, **options)
 
-        reaper._settle = dies
+        queue.settle = dies
         with pytest.raises(DatabaseUnavailable):
             await _bare_worker(tq).leases.reap()
         assert (await tq.stats()).counts["running"] == 2 and await _registry(backend).all() == []

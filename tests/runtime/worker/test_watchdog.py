@@ -22,6 +22,7 @@ from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.executors import Executors
+from aiotaskq.runtime.worker.runner import Runner
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 from aiotaskq.types import HookCall
 from tests.support.machine import within
@@ -234,7 +235,8 @@ def test_the_stall_watch_ends_with_its_loop() -> None:
     async def main() -> None:
         hooks = Hooks()
         hooks.on("stalled", print)
-        Watchdog({}, {}, Executors(1), hooks, SystemClock()).start()
+        runner = Runner({}, Executors(1), SystemClock(), host=cast(Any, None))
+        Watchdog(runner, hooks, SystemClock()).start()
         assert watching()
 
     asyncio.run(main())
