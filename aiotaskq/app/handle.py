@@ -9,11 +9,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack, cast
 
-from aiotaskq.backends.listeners import ENDED, NOTED
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.edit import Merge
-from aiotaskq.core.errors import check_int, check_seconds
+from aiotaskq.core.errors import check_int
 from aiotaskq.core.foreign_names import Hinted, unknown_options, word
 from aiotaskq.core.limits import Fair, Limit, Of, Rate
 from aiotaskq.core.notes import LogEntry
@@ -32,8 +31,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 One = TypeVar("One")
 T_co = TypeVar("T_co", covariant=True)
-
-PAGE = 200  # entries of a log read at a time
 
 Callback = Union[str, Callable[[Task], Any], "TaskFunction[..., Any, Any]"]
 """A follow-up: the name or the function of a task, or in memory any function that takes the ended Task."""
@@ -195,21 +192,7 @@ class TaskHandle(Hinted, Generic[T_co]):
 
         The last one is as in ``stream``. Raises NotFound if the task is deleted.
         """
-        check_int("after", after, 0)
-        queue, task_id, read = self._queue, self.task_id, self._queue.backend.notes.read
-
-        async def come() -> list[LogEntry] | None:
-            if found := await read(task_id, after, PAGE):
-                return found
-            task = await queue.get(task_id)
-            if not task.final:
-                return None
-            at = task.ended_at if task.ended_at is not None else queue.clock.now()
-            # Those that were written between the two reads.
-            return await read(task_id, after, PAGE) or [LogEntry(after, at, "end", str(task.status))]
-
-        seconds = None if timeout is None else check_seconds("timeout", timeout)
-        return await queue.waiters.until(queue.waiters.woken_by(NOTED, ENDED, name=task_id), come, seconds) or []
+        return await self._queue.wait_for_log(self.task_id, check_int("after", after, 0), timeout)
 
     async def cancel(self) -> bool:
         """Cancel the task, or ask it to stop if it runs; return False if it has ended already."""

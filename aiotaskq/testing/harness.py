@@ -8,7 +8,7 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
 
 from aiotaskq.app.handle import TaskHandle
@@ -73,7 +73,7 @@ class Harness(Pushes, ABC):
         clock.watch(self._transactions)
         clock.watch(self._outside, THREAD_TIMEOUT)
         tq.middleware(self)
-        for waits, name in ((tq.queue, "wait_for_end"), (tq.queue.groups, "wait")):
+        for waits, name in ((tq.queue, "wait_for_end"), (tq.queue, "wait_for_log"), (tq.queue.groups, "wait")):
             setattr(waits, name, functools.partial(self._ended, getattr(waits, name)))
 
     # ---- living ----
@@ -127,10 +127,8 @@ class Harness(Pushes, ABC):
     async def __aexit__(self, *_error: object) -> None:
         await self.stop()
 
-    async def _ended(
-        self, wait: Callable[..., Awaitable[Any]], of: str, timeout: float | timedelta | None = None
-    ) -> Any:
-        """Wait for the end of a task or a group as its queue does.
+    async def _ended(self, wait: Callable[..., Awaitable[Any]], of: str, *args: Any) -> Any:
+        """Wait for the end of a task or a group, or for entries of the log of a task, as its queue does.
 
         Raises AssertionError where time would have to pass for that, since it passes only when the test says so.
         """
@@ -150,7 +148,7 @@ class Harness(Pushes, ABC):
         timer = loop.call_later(STANDS_STILL, look)
         try:
             async with scope:
-                return await wait(of, timeout)
+                return await wait(of, *args)
         except TimeoutError:
             if not scope.expired():
                 raise

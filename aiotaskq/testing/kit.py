@@ -31,7 +31,8 @@ class Kit(Harness):
     """A ``TaskQ`` in virtual time: ``tq``, its ``clock``, and the ``pushed`` tasks.
 
     Workers claim due tasks as soon as the test awaits something. Time passes only in ``advance``, ``advance_to`` and
-    ``drain(delayed=True)``: a test that awaits ``handle.result()`` of a delayed task fails after ten real seconds.
+    ``drain(delayed=True)``: a test that awaits ``handle.result()`` of a delayed task, or reads its
+    ``handle.stream()``, fails after ten real seconds.
     """
 
     OPTIONS = frozenset({"concurrency", "scheduler"})

@@ -82,6 +82,7 @@ AWAITED_ONLY = {
         "run_again",
         "settle",
         "told",
+        "wait_for_log",
     },  # for workers and the facade itself
     "PublicValues": {"cleaning", "get_now", "immediate", "set_now"},  # for the facade
     "Scheduler": {"add", "backfill", "declare", "delete", "get", "list", "pause", "resume", "update"},  # for TaskQ

@@ -11,7 +11,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from aiotaskq import TaskQ
+from aiotaskq import TaskQ, current_task
 from aiotaskq.errors import ClosedError, ResultTimeout, UnknownHandler, ValidationError
 from aiotaskq.testing import harness, inline, override, virtual
 
@@ -100,6 +100,32 @@ async def test_a_result_that_needs_time_is_not_waited_for(monkeypatch: pytest.Mo
         handle = await bill.options(delay=60).push(1)
         with pytest.raises(AssertionError, match=r"inline mode runs no task later: use virtual\(tq\)$"):
             await handle.result()
+
+
+async def test_a_stream_that_needs_time_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "STANDS_STILL", 0.05)
+    async with virtual() as kit:
+
+        @kit.tq.task
+        async def write() -> None:
+            current_task().stream("one")
+            await kit.clock.sleep(60)
+            current_task().stream("two")
+
+        handle = await write.options(delay=60).push()
+        with pytest.raises(AssertionError, match=rf"^{handle.task_id} does not end: .* await kit\.advance\(…\)"):
+            _ = [entry async for entry in handle.stream()]
+        await kit.advance(60)
+        entries = handle.stream()
+        assert (await anext(entries)).data == "one"
+        with pytest.raises(AssertionError, match=r"time stands still"):
+            await anext(entries)
+        await kit.advance(60)
+        assert [entry.data async for entry in handle.stream()] == ["one", "two", "completed"]
+    async with inline(tq):
+        handle = await bill.options(delay=60).push(1)
+        with pytest.raises(AssertionError, match=r"inline mode runs no task later: use virtual\(tq\)$"):
+            await handle.next_log(timeout=VIRTUAL)
 
 
 async def test_a_result_is_waited_for_while_its_handler_waits_for_something_real(

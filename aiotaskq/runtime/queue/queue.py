@@ -9,10 +9,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from aiotaskq.backends.change import Change, Claim
+from aiotaskq.backends.listeners import ENDED, NOTED
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import NEEDS_LOOP
 from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.core.errors import check_seconds
+from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.outcome import POP_OWNER, Completed, Failed, HandedBack, Released, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskOfObjects, same_content
@@ -37,6 +39,7 @@ from aiotaskq.core.ids import new_id, next_seq
 from aiotaskq.core.task import new_task
 
 CALLED = frozenset({"pushed", "expired", "cancelled"})  # hooks of the methods of a queue
+PAGE = 200  # entries of a log that one read returns
 WARN_AFTER = 5.0  # seconds of a wait for a task that nothing runs
 REAP_INTERVAL = 15.0  # the longest time in seconds between two looks for overdue tasks, by pops
 
@@ -326,6 +329,25 @@ class Queue(Pushes, Operations[Task]):
             said = f"task {task_id} ({task.type}) is {task.status} after {seconds:g} s"
             raise ResultTimeout(said + await unserved(self, task))
         return task
+
+    async def wait_for_log(self, task_id: str, after: int, timeout: float | timedelta | None = None) -> list[LogEntry]:
+        """Wait for log entries behind ``after`` and return some; none after ``timeout`` seconds. Raises NotFound.
+
+        The end of the task is an entry, too.
+        """
+
+        async def come() -> list[LogEntry] | None:
+            if found := await self.backend.notes.read(task_id, after, PAGE):
+                return found
+            task = await self.get(task_id)
+            if not task.final:
+                return None
+            at = task.ended_at if task.ended_at is not None else self.clock.now()
+            # Those that were written between the two reads.
+            return await self.backend.notes.read(task_id, after, PAGE) or [LogEntry(after, at, "end", str(task.status))]
+
+        seconds = None if timeout is None else check_seconds("timeout", timeout)
+        return await self.waiters.until(self.waiters.woken_by(NOTED, ENDED, name=task_id), come, seconds) or []
 
 
 _READ = (
