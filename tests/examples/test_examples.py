@@ -17,21 +17,19 @@ from tests.support.machine import within
 from tests.support.programs import ROOT
 
 PRINTED = {
-    "cron": "check: 60\nnew-century: once\nreport: 30 2 * * *\n"
-    "standup-berlin: 0 9 * * mon-fri\nstandup-new-york: 0 9 * * mon-fri\n",
     "legacy": "downloaded 0, 1, 2, scheduled\n",
     "llm": "You said: how far is the moon\nYou said: how far is the moon\ncancelled\n",
-    "worker": "['sent to ann@example.com', 'read', '982d9e3e']\n",
 }
 HELLO = {
     "app": "Hello, world!\n",
     "blocking": "the event loop was free\n499500\n",
     "chain": "['BOOK', 'saved BOOK']\n",
-    "cron": "['tick']\n",
+    "cron": "['tick', 'report']\n",
     "dead_letter": "IndexError: list index out of range\nfetched by the second server\n",
     "delay": "first: the smaller number\nsecond\na second later\n",
     "event": "approved by Ann\n",
     "group": "sum: 4500\n",
+    "hook": "greet: Hello!\n",
     "limit": "ann alone: True\nbob alone: True\nann alone: True\n",
     "rate": "spread: True\n",
     "resource": "sent to ann\n",
@@ -109,9 +107,9 @@ def test_a_rebuilt_tutorial_takes_no_more_lines_than_the_tutorial(name: str) -> 
 def test_examples_are_listed_and_unknown_ones_refused(cli: Cli) -> None:
     lines = cli.out("init", "--list").splitlines()
     assert sorted(line.split()[0] for line in lines[1:]) == examples() == sorted(summaries())
-    assert "there is no example 'flask'; use aiohttp, cron, fastapi" in cli.fails("init", "--example", "flask", code=2)
+    assert "there is no example 'flask'; use aiohttp, fastapi, hello" in cli.fails("init", "--example", "flask", code=2)
     cli.monkeypatch.setenv("LANG", "zh_CN.UTF-8")
-    assert sorted(summaries()) == examples() and "死信的钩子" in cli.out("init", "--list")
+    assert sorted(summaries()) == examples() and "旧系统的脚本" in cli.out("init", "--list")
 
 
 def test_no_file_is_overwritten_and_none_is_written_then(cli: Cli) -> None:

@@ -1,4 +1,4 @@
-"""Run a task on a schedule: ``python cron.py`` waits for the next second."""
+"""Run tasks on schedules: ``python cron.py`` waits for the next second."""
 
 import asyncio
 
@@ -13,6 +13,11 @@ ticked = asyncio.Event()
 @tq.schedule(cron="* * * * * *")  # with six fields the first one is seconds
 async def tick() -> None:
     ticked.set()
+
+
+# Missed by less than six hours, it is made up for; while one runs, none begins.
+@tq.schedule(cron="30 2 * * *", timezone="Asia/Shanghai", catch_up=6 * 3600, overlap="skip")
+async def report() -> None: ...
 
 
 async def main() -> None:
