@@ -6,12 +6,11 @@ The records are part of the schedule, so each store keeps them, and one transact
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from aiotaskq.core.instants import moment, to_datetime
+from aiotaskq.core.instants import utc, utc_or_none
 
 SCHEDULED_FOR: Final = "scheduled_for"
 """The key in a task's ``extra`` of the due time, in microseconds UTC, for which it was fired."""
@@ -48,25 +47,10 @@ class FiringRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults=T
     task_id: str | None = None
     """The id of a task that was fired without a due time; all others are derived from schedule and due time."""
 
-    @property
-    def time(self) -> datetime:
-        """``at`` as an aware datetime in UTC."""
-        return to_datetime(self.at)
-
-    @property
-    def due_time(self) -> datetime | None:
-        """``due`` as an aware datetime in UTC."""
-        return moment(self.due)
-
-    @property
-    def until_time(self) -> datetime | None:
-        """``until`` as an aware datetime in UTC."""
-        return moment(self.until)
-
-    @property
-    def start_time(self) -> datetime | None:
-        """``start`` as an aware datetime in UTC."""
-        return moment(self.start)
+    time = utc("at")
+    due_time = utc_or_none("due")
+    until_time = utc_or_none("until")
+    start_time = utc_or_none("start")
 
     @property
     def last(self) -> int | None:

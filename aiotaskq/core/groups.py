@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -21,7 +20,7 @@ from msgspec.structs import replace
 from aiotaskq.core.errors import ValidationError, guess
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.ids import next_seq
-from aiotaskq.core.instants import moment, to_datetime
+from aiotaskq.core.instants import utc, utc_or_none
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.status import FINAL, PENDING, Status
@@ -73,15 +72,8 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: int = 0
     ended_at: int | None = None
 
-    @property
-    def created(self) -> datetime:
-        """``created_at`` as an aware datetime in UTC."""
-        return to_datetime(self.created_at)
-
-    @property
-    def ended(self) -> datetime | None:
-        """``ended_at`` as an aware datetime in UTC."""
-        return moment(self.ended_at)
+    created = utc("created_at")
+    ended = utc_or_none("ended_at")
 
     @property
     def completed(self) -> int:

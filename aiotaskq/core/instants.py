@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -39,6 +39,33 @@ def moment(instant: int | None, seconds: int | None = None) -> datetime | None:
     if instant is None:
         return None if seconds is None else to_datetime(seconds * _SECOND)
     return to_datetime(instant)
+
+
+M = TypeVar("M", datetime, datetime | None)
+
+
+class Moment(property, Generic[M]):
+    """A property of a record: a field of it as an aware datetime in UTC."""
+
+    if TYPE_CHECKING:
+
+        def __get__(self, record: Any, kind: type | None = None, /) -> M: ...  # type: ignore[override]
+
+
+def utc(field: str = "", *, seconds: str = "") -> Moment[datetime]:
+    """Return the property of a field with microseconds, or with epoch ``seconds``."""
+    return Moment(utc_or_none(field, seconds).fget)
+
+
+def utc_or_none(field: str = "", seconds: str = "") -> Moment[datetime | None]:
+    """Return the property of a field with microseconds, and of one with epoch ``seconds`` where that has None."""
+
+    def read(record: Any) -> datetime | None:
+        instant = getattr(record, field) if field else None
+        return moment(instant, getattr(record, seconds) if seconds and instant is None else None)
+
+    read.__doc__ = f"``{field or seconds}`` as an aware datetime in UTC."
+    return Moment(read)
 
 
 def to_iso(instant: int | None) -> str | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
 from aiotaskq.core.errors import check_json, clip
-from aiotaskq.core.instants import to_datetime
+from aiotaskq.core.instants import utc
 from aiotaskq.core.usage import Usage
 
 MAX_NOTES = 1_000
@@ -33,10 +32,7 @@ class LogEntry(msgspec.Struct, frozen=True):
     text: str
     """The line of a log, the JSON of data, or the status with which the task has ended."""
 
-    @property
-    def time(self) -> datetime:
-        """``at`` as an aware datetime in UTC."""
-        return to_datetime(self.at)
+    time = utc("at")
 
     @property
     def data(self) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
 
 import msgspec
@@ -31,7 +31,7 @@ from aiotaskq.core.errors import (
 )
 from aiotaskq.core.firing_record import FiringRecord, recorded, stopped_by
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.instants import moment, to_datetime
+from aiotaskq.core.instants import utc, utc_or_none
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task
 
@@ -134,25 +134,10 @@ class Schedule(Redacted, frozen=True, kw_only=True):
         """When the schedule is due next, in microseconds UTC; None when nothing more is planned."""
         return None if self.next_run_at is None else self.next_run_at * SECOND + self.next_run_us
 
-    @property
-    def next_run(self) -> datetime | None:
-        """``due`` as an aware datetime in UTC."""
-        return moment(self.due)
-
-    @property
-    def last_run(self) -> datetime | None:
-        """``last_run_at`` as an aware datetime in UTC."""
-        return moment(None, self.last_run_at)
-
-    @property
-    def created(self) -> datetime:
-        """``created_at`` as an aware datetime in UTC."""
-        return to_datetime(self.created_at * SECOND)
-
-    @property
-    def updated(self) -> datetime:
-        """``updated_at`` as an aware datetime in UTC."""
-        return to_datetime(self.updated_at * SECOND)
+    next_run = utc_or_none("due")
+    last_run = utc_or_none(seconds="last_run_at")
+    created = utc(seconds="created_at")
+    updated = utc(seconds="updated_at")
 
     @property
     def finished(self) -> bool:

@@ -6,14 +6,13 @@ A run of the task reads what earlier runs have stored, and does only the rest. E
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.instants import to_datetime
+from aiotaskq.core.instants import utc
 from aiotaskq.core.status import PENDING
 
 if TYPE_CHECKING:
@@ -111,10 +110,7 @@ class EventValue(msgspec.Struct, frozen=True, kw_only=True):
     undecodable: str | None = None
     """The type of the error of its codec, where it could not be decoded: the text is as it is stored then."""
 
-    @property
-    def time(self) -> datetime:
-        """``at`` as an aware datetime in UTC."""
-        return to_datetime(self.at)
+    time = utc("at")
 
     @property
     def value(self) -> Any:

@@ -17,7 +17,7 @@ import msgspec
 from aiotaskq.core.errors import MAX_ID, MAX_NAME, check_hashable, check_int, check_key, check_params, check_seconds
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.ids import new_id, next_seq, second_of
-from aiotaskq.core.instants import moment, to_datetime
+from aiotaskq.core.instants import to_datetime, utc, utc_or_none
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.status import FINAL, PENDING, Status, StatusName
 from aiotaskq.core.worker_info import read_owner
@@ -51,15 +51,8 @@ class Attempt(Redacted, frozen=True, kw_only=True, omit_defaults=True):
         """The name of the host on which it ran, at most 48 characters of it; None where it is not known."""
         return None if self.worker is None else read_owner(self.worker).host
 
-    @property
-    def began(self) -> datetime | None:
-        """``began_at`` as an aware datetime in UTC."""
-        return moment(self.began_at)
-
-    @property
-    def ended(self) -> datetime | None:
-        """``ended_at`` as an aware datetime in UTC."""
-        return moment(self.ended_at)
+    began = utc_or_none("began_at")
+    ended = utc_or_none("ended_at")
 
     @property
     def seconds(self) -> float | None:
@@ -158,20 +151,11 @@ class Task(Redacted, frozen=True, kw_only=True, gc=False):
         """When it is due, in microseconds UTC: its ``run_at``, or its ``due_at`` while it waits at a limit."""
         return self.run_at if self.run_at != PARKED or self.due_at is None else self.due_at
 
-    @property
-    def created(self) -> datetime:
-        """``created_at`` as an aware datetime in UTC."""
-        return to_datetime(self.created_at * SECOND)
-
-    @property
-    def started(self) -> datetime | None:
-        """When the latest run was claimed, as an aware datetime in UTC; None before the first."""
-        return moment(self.began_at, self.started_at)
-
-    @property
-    def ended(self) -> datetime | None:
-        """When it ended, whatever the final status, as an aware datetime in UTC; None before that."""
-        return moment(self.ended_at, self.completed_at)
+    created = utc(seconds="created_at")
+    started = utc_or_none("began_at", "started_at")
+    """When the latest run was claimed, as an aware datetime in UTC; None before the first."""
+    ended = utc_or_none("ended_at", "completed_at")
+    """When it ended, whatever the final status, as an aware datetime in UTC; None before that."""
 
     @property
     def due(self) -> datetime | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
 
-from aiotaskq.core.instants import to_datetime
+from aiotaskq.core.instants import utc
 
 MOST_TYPES = 500
 """Task types, and limits, that a worker tells of: its row is written with each heartbeat."""
@@ -48,15 +47,8 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     version: str | None = None
     """Of its application: ``TaskQ(version=…)``."""
 
-    @property
-    def started(self) -> datetime:
-        """``started_at`` as an aware datetime in UTC."""
-        return to_datetime(self.started_at)
-
-    @property
-    def seen(self) -> datetime:
-        """``seen_at`` as an aware datetime in UTC."""
-        return to_datetime(self.seen_at)
+    started = utc("started_at")
+    seen = utc("seen_at")
 
     def claims(self, now: int) -> bool:
         """Return whether it claims tasks at ``now``, in microseconds UTC: its lease is not over, nor is it quiet."""

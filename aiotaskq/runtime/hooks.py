@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
 from aiotaskq.core.errors import guess, shown
-from aiotaskq.core.instants import to_datetime
+from aiotaskq.core.instants import utc
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log
@@ -62,10 +61,7 @@ class HookCall(msgspec.Struct, frozen=True):
     detail: dict[str, Any] = {}
     group: GroupState | None = None
 
-    @property
-    def time(self) -> datetime:
-        """``at`` as an aware datetime in UTC."""
-        return to_datetime(self.at)
+    time = utc("at")
 
 
 def takes(function: Callable[..., Any], *arguments: object) -> bool:

@@ -171,6 +171,11 @@ def own_fields(kind: type) -> Iterator[tuple[str, str]]:
                 yield f"{name}: {ast.unparse(node.annotation)}", explained
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant()) if name.isupper():
                 yield f"{name} = {ast.unparse(node.value)}", explained
+            case ast.Assign(
+                targets=[ast.Name(id=name)], value=ast.Call(func=ast.Name(id="utc" | "utc_or_none" as made))
+            ):
+                kind_of_moment = "datetime" if made == "utc" else "datetime | None"
+                yield f"{name}: {kind_of_moment}", explained or line(inspect.getdoc(vars(kind)[name]) or "")
             case ast.FunctionDef(
                 name=name, decorator_list=[ast.Name(id="property"), *_], returns=ast.expr() as kind_of
             ) if not name.startswith("_"):
