@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from aiotaskq.core.errors import ValidationError, check_int, missing, shown
@@ -55,13 +55,13 @@ class Chain:
         return data
 
 
-class _Compression(ABC):
+class _Compression:
     _mark: bytes
     """The beginning of compressed data. JSON does not begin so; other data that does is always compressed."""
 
-    def __init__(self, over: int = 1024) -> None:
-        """``over``: data of at most so many bytes stays as it is. Raises ValidationError."""
+    def __init__(self, over: int, compress: Callable[[bytes], bytes], decompressor: Callable[[], Any]) -> None:
         self._over = check_int("over", over, 0)
+        self._compress, self._decompressor = compress, decompressor
 
     def encode(self, data: bytes, /) -> bytes:
         """Return the data compressed, or as it is where it is short or would become no shorter."""
@@ -73,21 +73,13 @@ class _Compression(ABC):
 
     def decode(self, data: bytes, /) -> bytes:
         """Return the data decompressed, or as it is where it is not compressed. Raises ValueError."""
-        return self._decompress(data[len(self._mark) :]) if data.startswith(self._mark) else data
-
-    def _decompress(self, data: bytes) -> bytes:
-        unpacking = self._decompressor()
-        found: bytes = unpacking.decompress(data, MOST)
+        if not data.startswith(self._mark):
+            return data
+        unpacking = self._decompressor()  # one for each value: threads must not share it
+        found: bytes = unpacking.decompress(data[len(self._mark) :], MOST)
         if not unpacking.eof or unpacking.unused_data:
             raise ValueError(f"it is damaged, or has more than {MOST:,} bytes")
         return found
-
-    @abstractmethod
-    def _compress(self, data: bytes) -> bytes: ...
-
-    @abstractmethod
-    def _decompressor(self) -> Any:
-        """Return what decompresses one value; threads must not share it."""
 
 
 class Zlib(_Compression):
@@ -95,11 +87,9 @@ class Zlib(_Compression):
 
     _mark = b"\x00z"
 
-    def _compress(self, data: bytes) -> bytes:
-        return zlib.compress(data)
-
-    def _decompressor(self) -> Any:
-        return zlib.decompressobj()
+    def __init__(self, over: int = 1024) -> None:
+        """``over``: data of at most so many bytes stays as it is. Raises ValidationError."""
+        super().__init__(over, zlib.compress, zlib.decompressobj)
 
 
 class Zstd(_Compression):
@@ -111,15 +101,8 @@ class Zstd(_Compression):
     _mark = b"\x00s"
 
     def __init__(self, over: int = 1024) -> None:
-        super().__init__(over)
-        self._zstd = _zstd()
-
-    def _compress(self, data: bytes) -> bytes:
-        packed: bytes = self._zstd.compress(data)
-        return packed
-
-    def _decompressor(self) -> Any:
-        return self._zstd.ZstdDecompressor()
+        zstd = _zstd()
+        super().__init__(over, zstd.compress, zstd.ZstdDecompressor)
 
 
 def _zstd() -> Any:

@@ -7,6 +7,7 @@ were written before there was a codec can still be read. A row with a text that 
 from __future__ import annotations
 
 import base64
+import copy
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +30,13 @@ COLUMNS = ("params", "extra", "progress", *STATE)
 _PREFIX = PREFIX.encode()
 _encode = msgspec.json.encode
 _object = msgspec.json.Decoder(dict[str, Any]).decode
+_EMPTY = Task(task_id="", type="")
 _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "params": _object,
     "extra": _object,
     "progress": _object,
     "result": msgspec.json.Decoder().decode,
     "attempts": msgspec.json.Decoder(tuple[Attempt, ...]).decode,
-}
-_EMPTY: dict[str, Callable[[], Any]] = {
-    "params": dict,
-    "extra": dict,
-    "progress": lambda: None,
-    "result": lambda: None,
-    "attempts": tuple,
 }
 
 
@@ -98,7 +93,7 @@ def encoded(task: Task, codec: Codec, names: Iterable[str] = COLUMNS) -> Task:
         stored = to_stored(_encode(value), codec)
         if stored.startswith(_PREFIX):
             coded[name] = stored.decode()
-            fields[name] = _EMPTY[name]()
+            fields[name] = copy.copy(getattr(_EMPTY, name))
     return replace(task, **fields, coded=coded) if fields else task
 
 
