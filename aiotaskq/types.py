@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from aiotaskq.app.groups import GroupHandle
 from aiotaskq.app.handle import BoundTask, PushOptions, TaskCall, TaskFunction, TaskHandle
+from aiotaskq.app.registry import TaskOptions
 from aiotaskq.app.schedules import Schedules
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.firing_record import FiringRecord
@@ -59,6 +60,7 @@ __all__ = [
     "TaskContext",
     "TaskFunction",
     "TaskHandle",
+    "TaskOptions",
     "WorkerInfo",
     "Workers",
 ]

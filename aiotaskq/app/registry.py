@@ -144,31 +144,11 @@ class Registry(Hinted):
     @overload
     def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
 
-    @checks_options("task", "task option")
+    @checks_options("task", "task option", (*TaskOptions.__annotations__, "batch", "within"))
     def task(
         self,
         function: Any = None,  # positional; mypy does not take a '/' here for the third overload
-        *,
-        name: str | None = None,
-        queue: str = "default",
-        priority: int = 0,
-        max_retries: int = 3,
-        backoff: Backoff | float | timedelta | None = None,
-        retry_on: type[BaseException] | Collection[type[BaseException]] = Exception,
-        timeout: float | timedelta | None = None,
-        expires: float | timedelta | None = None,
-        executor: Executor | None = None,
-        debounce: float | timedelta | None = None,
-        max_wait: float | timedelta | None = None,
-        merge: Merge | None = None,
-        throttle: float | timedelta | None = None,
-        key: Key | None = None,
-        limit: Limit | Sequence[Limit] | None = None,
-        rate: Rate | Sequence[Rate] | None = None,
-        fair: Of | Fair | Sequence[Of | Fair] | None = None,
-        batch: int | None = None,
-        within: float | timedelta | None = None,
-        version: int = 1,
+        **options: Any,
     ) -> Any:
         """Register a handler, ``async def`` or ``def``.
 
@@ -179,9 +159,9 @@ class Registry(Hinted):
 
         Args:
             name: the task type; default the function's name.
-            queue, priority, max_retries: defaults of its tasks; smaller priorities go first.
+            queue, priority, max_retries: of its tasks; smaller priorities go first. Default ``default``, 0 and 3.
             backoff: a Backoff, or seconds; default 1 s doubling up to an hour, with full jitter.
-            retry_on: exceptions after which it is retried; others fail it at once.
+            retry_on: exceptions after which it is retried, default all; others fail it at once.
             timeout: seconds that one run may take; default no limit.
             expires: seconds after which a task that was not claimed expires; default never.
             debounce: seconds without another call of the key after which the task is due; a call while it waits
@@ -198,14 +178,16 @@ class Registry(Hinted):
                 turns; each one or a list. Default no bound.
             version: raise it with a change of a handler with steps. A task that has steps is run by the version that
                 made them, which is registered beside the new one under the same name; every other task by the highest.
+            options: of ``TaskOptions``, which gives their types; ``batch`` is an int, ``within`` as ``timeout``.
 
         Raises:
             ValidationError: naming what is wrong, also when the name and version are taken, and when a limit that is
                 shared with another task type is declared differently there.
         """
-
-        limits = {"debounce": debounce, "max_wait": max_wait, "merge": merge, "throttle": throttle, "key": key}
-
+        batch, within, name = (options.pop(option, None) for option in ("batch", "within", "name"))
+        limits = {option: options.pop(option, None) for option in ("debounce", "max_wait", "merge", "throttle", "key")}
+        specs = specs_of(*(options.pop(option, None) for option in ("limit", "rate", "fair")))
+        options["backoff"] = make_backoff(options.get("backoff"))
         if isinstance(function, str):
             raise ValidationError("task: options are given by name, as in task(name=…)")
         if within is not None and batch is None:
@@ -224,20 +206,12 @@ class Registry(Hinted):
             handler = make_handler(
                 name,
                 function,
-                executor=executor,
-                queue=queue,
-                priority=priority,
-                max_retries=max_retries,
-                backoff=make_backoff(backoff),
-                retry_on=retry_on,
-                timeout=timeout,
-                expires=expires,
                 batch=batch,
                 within=0.1 if within is None else within,
                 pushed=push_defaults(function, limits),
-                specs=specs_of(limit, rate, fair),
+                specs=specs,
                 objects=self._objects,
-                version=version,
+                **options,
             )
             former = self._registered.handlers.get(handler.name)
             if former is not None and (former.version == handler.version or handler.version in former.older):

@@ -264,7 +264,7 @@ def checks_options(where: str, place: str, more: Collection[str] = ()) -> Callab
             if unknown := options.keys() - known:
                 raise unknown_options(where, place, unknown, known)
             if len(args) > taken:
-                raise ValidationError(f"{where}: options are given by name, as in {where}({named[0]}=…)")
+                raise ValidationError(f"{where}: options are given by name, as in {where}({(named or known)[0]}=…)")
             return function(*args, **options)
 
         return cast(F, call)
