@@ -329,7 +329,10 @@ class Running(Registry):
             raise ValidationError("running: workers run already; one running() at a time")
         from aiotaskq.runtime.worker.worker import Worker  # a process that only pushes needs none
 
-        self._check_resources()
+        for handler in self._registered.handlers.values():
+            for name, kind in handler.injected.items():
+                if kind not in self._registered.resources:
+                    raise no_resource(handler, name)
         worker = Worker(
             self.queue,
             self._registered.handlers,
@@ -343,7 +346,9 @@ class Running(Registry):
         try:
             await self.open()
             await self.values.start_cleanup()
-            schedules = options.scheduler and self._has_schedules()
+            # Where there cannot be schedules, no database is opened for them.
+            asked = self._schedules_url is not None or "_scheduler" in self.__dict__ or self._registered.schedules
+            schedules = options.scheduler and (asked or not self._schedules_elsewhere)
             if schedules:
                 await self._scheduler.declare([make() for make in self._registered.schedules.values()])
             await self.queue.limits.declare()
@@ -357,11 +362,6 @@ class Running(Registry):
             await self._stop_running(0.0, 0.0)
             await self.close()
             raise
-
-    def _has_schedules(self) -> bool:
-        """Return whether there may be schedules; if not, no database is opened for them."""
-        asked = self._schedules_url is not None or "_scheduler" in self.__dict__
-        return asked or bool(self._registered.schedules) or not self._schedules_elsewhere
 
     @property
     def _schedules_elsewhere(self) -> bool:
@@ -378,13 +378,6 @@ class Running(Registry):
         code, _ = await asyncio.gather(worker.stop(drain, grace), asyncio.gather(*beside))
         self.worker = None
         return code
-
-    def _check_resources(self) -> None:
-        """Raise ValidationError for a handler with a parameter that no resource gives."""
-        for handler in self._registered.handlers.values():
-            for name, kind in handler.injected.items():
-                if kind not in self._registered.resources:
-                    raise no_resource(handler, name)
 
     async def _open_resources(self, stack: contextlib.AsyncExitStack) -> dict[Any, Any]:
         return {kind: await open_resource(factory, stack) for kind, factory in self._registered.resources.items()}

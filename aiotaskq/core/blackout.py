@@ -6,7 +6,6 @@ between them, ``2026-12-24/2027-01-02``. They are read in the time zone of the s
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 import threading
@@ -17,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from aiotaskq.core.errors import ValidationError, missing
+from aiotaskq.core.errors import ValidationError, guess, missing
 from aiotaskq.core.instants import offset_change, to_datetime
 from aiotaskq.core.task import SECOND
 
@@ -85,11 +84,9 @@ def read_windows(texts: tuple[str, ...]) -> Windows:
 
 def leave(windows: Windows, zone: ZoneInfo, instant: int) -> int:
     """Return the first instant outside the windows, not before ``instant``; both in microseconds UTC."""
-    while True:
-        end = _end(windows, zone, instant)
-        if end is None:
-            return instant
+    while (end := _end(windows, zone, instant)) is not None:
         instant = end
+    return instant
 
 
 def _end(windows: Windows, zone: ZoneInfo, instant: int) -> int | None:
@@ -182,5 +179,4 @@ def _guess(value: str) -> str:
     if country in known and part:
         parts = ", ".join(known[country])
         return f"; the parts of {country} are {parts:.300}" if parts else f"; {country} has no parts"
-    close = difflib.get_close_matches(country.upper(), known, 1)
-    return f"; did you mean {close[0]!r}?" if close else "; write an ISO 3166 code such as 'DE' or 'CN'"
+    return guess(country.upper(), known) or "; write an ISO 3166 code such as 'DE' or 'CN'"

@@ -96,15 +96,11 @@ def sentence(english: str) -> str:
 @functools.cache
 def _templates(context: str) -> list[Template]:
     made = [
-        Template(tuple(_braces(piece) for piece in _PLACE.split(english)), chinese)
+        Template(tuple(piece.replace("{{", "{").replace("}}", "}") for piece in _PLACE.split(english)), chinese)
         for (where, english), chinese in entries().items()
         if where == context
     ]
     return [each for each in made if sum(map(str.isalpha, "".join(each.pieces))) >= _FEW]
-
-
-def _braces(text: str) -> str:
-    return text.replace("{{", "{").replace("}}", "}")
 
 
 class _Value(str):

@@ -28,6 +28,7 @@ from aiotaskq.core.errors import INT64, MAX_DEPTH, ValidationError, check_json, 
 
 _PLAIN = (shape.AnyType, shape.NoneType, shape.BoolType)
 _HAVE_FIELDS = ("__dataclass_fields__", "__struct_fields__", "__total__", "_fields")
+_MISFITS = (msgspec.ValidationError, TypeError, ValueError, RecursionError)
 _SHOWN = 3  # how many errors of one value a message names
 
 
@@ -120,19 +121,15 @@ class _Msgspec(Conversion):
         try:
             data = msgspec.json.encode(value, enc_hook=encodable)
             self._decode(data)
-        except msgspec.ValidationError as error:
+        except _MISFITS as error:
             raise _misfit(path, error) from None
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValidationError(f"{path}: {error}") from None
         return msgspec.json.decode(data)
 
     def load(self, path: str, stored: Any) -> Any:
         try:
             return msgspec.convert(stored, self._annotation, dec_hook=_decodable, str_keys=True)
-        except msgspec.ValidationError as error:
+        except _MISFITS as error:
             raise _misfit(path, error) from None
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValidationError(f"{path}: {error}") from None
 
 
 class _Plain(Conversion):
@@ -174,7 +171,7 @@ def _decodable(kind: type, value: Any) -> Any:
     raise TypeError(f"{kind!r} has no JSON form")
 
 
-def _misfit(path: str, error: msgspec.ValidationError) -> ValidationError:
+def _misfit(path: str, error: Exception) -> ValidationError:
     """Return the error with the whole path: msgspec ends its message with `` - at `$.items[2]```."""
     text, _, place = str(error).partition(" - at ")
     where = re.sub(r"`key` in (.*)", r"\1 (a key)", place).replace("`", "")

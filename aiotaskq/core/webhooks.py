@@ -8,7 +8,7 @@ task of the type WEBHOOK, pushed by the transaction that ends the task it is abo
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
@@ -203,15 +203,10 @@ def _names(field: str, value: object) -> tuple[str, ...] | None:
 
 
 def _secret(value: object) -> bytes:
-    if isinstance(value, bytes):
-        key = value
-    elif isinstance(value, str):
-        try:
+    key = value if isinstance(value, bytes) else b""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
             key = base64.b64decode(value.removeprefix(_PREFIX), validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-    else:
-        key = b""
     if not _KEY[0] <= len(key) <= _KEY[1]:
         raise ValidationError(
             f"secret: must be {_KEY[0]} to {_KEY[1]} bytes, or their base64 behind 'whsec_'; make one with "

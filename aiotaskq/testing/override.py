@@ -7,9 +7,10 @@ import copy
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aiotaskq.app.internal import internal
+from aiotaskq.app.schedules import TaskLike
 from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.direct import holds_objects
@@ -32,15 +33,7 @@ SHOWN = 20  # tasks listed in the message of a failed assertion
 WIDTH = 200  # characters of their params
 
 
-class Registered(Protocol):
-    """A decorated function, of ``aiotaskq`` or of ``aiotaskq.sync``."""
-
-    @property
-    def name(self) -> str:
-        """The task type."""
-
-
-Named = str | Registered
+Named = str | TaskLike
 """A task type: its name, or the decorated function."""
 
 
