@@ -60,76 +60,70 @@ def plan(outline: Outline, now: int) -> Plan:
     groups: list[GroupState] = []
     members: list[Member] = []
     tasks: list[Task] = []
-    _plan(outline, None, now, groups, members, tasks, ())
+
+    def add(outline: Outline, parent_id: str | None, budgets: tuple[str, ...]) -> GroupState:
+        if outline.budget:
+            budgets = (*budgets, outline.group_id)
+        nodes: dict[str, Node] = {}
+        for node in outline.nodes:
+            if node.name in nodes:
+                raise ValidationError(f"name: {node.name!r} is there twice in this workflow; each name is for one task")
+            nodes[node.name] = node
+        order = in_order({name: node.after for name, node in nodes.items()})
+        children = _children(nodes)
+        place = len(groups)
+        groups.append(GroupState(group_id=outline.group_id))
+        live = needed_by = 0
+        for name in order:
+            what = nodes[name].what
+            if isinstance(what, Outline):
+                if nodes[name].after or children[name]:
+                    raise ValidationError(f"after: {name!r} is a group; only tasks wait for each other")
+                inner = add(what, outline.group_id, budgets)
+                live += inner.ended_at is None
+                needed_by += inner.needed_by
+            else:
+                live += 1
+                parents = tuple((_id(nodes[parent]), parent) for parent in nodes[name].after)
+                flow = replace(
+                    what.flow or Flow(), group=outline.group_id, parents=parents, children=tuple(children[name])
+                )
+                task = with_budgets(what.replace(flow=flow, seq=next_seq(now)), budgets)
+                tasks.append(waiting(task, len(parents), task.due_us) if parents else task)
+        members.extend(
+            Member(
+                group_id=outline.group_id,
+                position=position,
+                member_id=_id(node),
+                name=node.name if outline.named else None,
+                is_group=isinstance(node.what, Outline),
+            )
+            for position, node in enumerate(outline.nodes)
+        )
+        group = GroupState(
+            group_id=outline.group_id,
+            name=outline.name,
+            total=len(nodes),
+            remaining=live,
+            parent_id=parent_id,
+            budget=outline.budget,
+            then=outline.then,
+            on_failure=outline.on_failure,
+            created_at=now,
+            ended_at=None if live else now,
+        )
+        if (callback := callback_of(group, now)) is not None:
+            tasks.append(callback)
+            needed_by += 1
+        groups[place] = group = replace(group, needed_by=needed_by)
+        return group
+
+    add(outline, None, ())
     if len(members) > MAX_MEMBERS:
         raise ValidationError(
             f"group: {len(members):,} members are more than {MAX_MEMBERS:,} of one push; add the others later"
         )
     return Plan(groups=tuple(groups), members=tuple(members), tasks=tuple(tasks))
-
-
-def _plan(
-    outline: Outline,
-    parent_id: str | None,
-    now: int,
-    groups: list[GroupState],
-    members: list[Member],
-    tasks: list[Task],
-    budgets: tuple[str, ...],
-) -> GroupState:
-    if outline.budget:
-        budgets = (*budgets, outline.group_id)
-    nodes: dict[str, Node] = {}
-    for node in outline.nodes:
-        if node.name in nodes:
-            raise ValidationError(f"name: {node.name!r} is there twice in this workflow; each name is for one task")
-        nodes[node.name] = node
-    order = in_order({name: node.after for name, node in nodes.items()})
-    children = _children(nodes)
-    place = len(groups)
-    groups.append(GroupState(group_id=outline.group_id))
-    live = needed_by = 0
-    for name in order:
-        what = nodes[name].what
-        if isinstance(what, Outline):
-            if nodes[name].after or children[name]:
-                raise ValidationError(f"after: {name!r} is a group; only tasks wait for each other")
-            inner = _plan(what, outline.group_id, now, groups, members, tasks, budgets)
-            live += inner.ended_at is None
-            needed_by += inner.needed_by
-        else:
-            live += 1
-            parents = tuple((_id(nodes[parent]), parent) for parent in nodes[name].after)
-            flow = replace(what.flow or Flow(), group=outline.group_id, parents=parents, children=tuple(children[name]))
-            task = with_budgets(what.replace(flow=flow, seq=next_seq(now)), budgets)
-            tasks.append(waiting(task, len(parents), task.due_us) if parents else task)
-    members += [
-        Member(
-            group_id=outline.group_id,
-            position=position,
-            member_id=_id(node),
-            name=node.name if outline.named else None,
-            is_group=isinstance(node.what, Outline),
-        )
-        for position, node in enumerate(outline.nodes)
-    ]
-    group = GroupState(
-        group_id=outline.group_id,
-        name=outline.name,
-        total=len(nodes),
-        remaining=live,
-        parent_id=parent_id,
-        budget=outline.budget,
-        then=outline.then,
-        on_failure=outline.on_failure,
-        created_at=now,
-        ended_at=None if live else now,
-    )
-    if (callback := callback_of(group, now)) is not None:
-        tasks.append(callback)
-        needed_by += 1
-    groups[place] = group = replace(group, needed_by=needed_by)
-    return group
 
 
 def _children(nodes: Mapping[str, Node]) -> dict[str, list[tuple[str, str]]]:

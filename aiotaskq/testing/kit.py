@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.hooks import HookCall
 from aiotaskq.runtime.worker.worker import Worker
-from aiotaskq.testing.harness import START, Harness, PushCall, Run, RunCall, opened, seconds
+from aiotaskq.testing.harness import START, Harness, PushCall, RunCall, opened, seconds
 from aiotaskq.testing.override import Pushes
 
 MAX_JUMPS = 10_000  # of `drain(delayed=True)`; after these it is taken to be endless
@@ -152,7 +152,11 @@ class Kit(Harness):
             if outside or (planned is not None and planned <= now):
                 if over:
                     raise await self._unfinished(f"after {real:g} s there is work left")
-                await self._outside_work(outside)
+                if outside:  # real time passes
+                    ends = {run.ended for run in outside}
+                    await asyncio.wait(ends, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
+                else:  # a worker is about to claim
+                    await asyncio.sleep(0.002)
                 continue
             if self._runs:  # all of them wait for the clock
                 if not delayed:
@@ -178,15 +182,6 @@ class Kit(Harness):
             times += [task.expires_at for task in left]
         # Only an event ends a wait without a timeout.
         return min((at for at in times if at is not None and at < NEVER), default=None)
-
-    @staticmethod
-    async def _outside_work(runs: Iterable[Run]) -> None:
-        """Wait in real time for handlers outside of the loop; without any, for a worker that is about to claim."""
-        futures = {run.ended for run in runs}
-        if futures:
-            await asyncio.wait(futures, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
-        else:
-            await asyncio.sleep(0.002)
 
     async def _unfinished(self, what: str) -> AssertionError:
         lines = [f"drain: {what}"]
