@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -116,17 +116,10 @@ def _gating(call: TaskCall[Any], options: dict[str, Any], handler: Handler | Non
 def _take_debounce(type: str, params: Any, options: dict[str, Any], if_ended: str | None, now: int) -> Debounce | None:
     """Take what a call says of its debounce or throttle out of the options; set the key instead."""
     rule = debounce_of(options)
-    period, key = options.pop("throttle", None), options.pop("key", None)
-    merge = options.get("merge", "last")
-    for name in ("debounce", "max_wait", "merge"):
-        options.pop(name, None)
+    period, key, *_ = [options.pop(name, None) for name in ("throttle", "key", "debounce", "max_wait", "merge")]
     if rule is None and period is None:
-        if key is not None:
-            raise ValidationError("key: it is that of debounce or throttle; give one of the two, too")
         return None
     name = "throttle" if rule is None else "debounce"
-    if rule is not None and period is not None:
-        raise ValidationError("debounce, throttle: give one of the two")
     forbidden = ("idempotency_key",) if rule is None else ("delay", "at", "task_id", "idempotency_key")
     for other in forbidden:
         if options.get(other) is not None:
@@ -137,23 +130,27 @@ def _take_debounce(type: str, params: Any, options: dict[str, Any], if_ended: st
         found = call_key(type, key, params)
         options["idempotency_key"] = throttle_key(found, max(1, _microseconds("throttle", period)), now)
         return None
-    if merge == "list":
+    if rule.merge == "list":
         check_joinable(params)
     if options.get("unique_key") is None:
-        options["unique_key"] = call_key(type, key, params, whole=merge == "list")
+        options["unique_key"] = call_key(type, key, params, whole=rule.merge == "list")
     elif key is not None:
         raise ValidationError("key, unique_key: give one of the two")
     return rule
 
 
 def debounce_of(options: Mapping[str, Any]) -> Debounce | None:
-    """Return how a call is debounced, None if it is not. Raises ValidationError."""
+    """Return how a call is debounced, None if it is not. Raises ValidationError, also for throttle or key beside it."""
     delay, max_wait, merge = options.get("debounce"), options.get("max_wait"), options.get("merge", "last")
     if delay is None:
         for name in ("max_wait", "merge"):
             if options.get(name) is not None:
                 raise ValidationError(f"{name}: it is about debounce; give that, too")
+        if options.get("throttle") is None and options.get("key") is not None:
+            raise ValidationError("key: it is that of debounce or throttle; give one of the two, too")
         return None
+    if options.get("throttle") is not None:
+        raise ValidationError("debounce, throttle: give one of the two")
     if merge not in MERGES:
         raise ValidationError(f"merge: {merge!r:.40} is not one of {', '.join(MERGES)}")
     rule = Debounce(
@@ -172,19 +169,11 @@ def push_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> P
             known = ", ".join(accepted := list(inspect.signature(function).parameters)) or "none"
             meant = guess(name, accepted)
             raise ValidationError(f"key: the handler has no parameter {name!r:.40}; there is: {known}{meant}")
-        found["key"] = functools.partial(_param, name)
-    if "throttle" not in found and "debounce" not in found and "key" in found:
-        raise ValidationError("key: it is that of debounce or throttle; give one of the two, too")
-    if "throttle" in found:
-        if "debounce" in found:
-            raise ValidationError("debounce, throttle: give one of the two")
-        _microseconds("throttle", found["throttle"])
+        found["key"] = operator.methodcaller("get", name)
     debounce_of(found)
+    if "throttle" in found:
+        _microseconds("throttle", found["throttle"])
     return cast(PushOptions, found)
-
-
-def _param(name: str, params: dict[str, Any]) -> Any:
-    return params.get(name)
 
 
 def named_call(

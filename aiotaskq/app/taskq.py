@@ -210,7 +210,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             return TaskHandle(self.queue, tasks[0].task_id)
         options = call.options
         (row,) = await self._push(tasks, options.get("session"), [call] if options else (), rules)
-        return self._handle(row.task_id, row is tasks[0])  # middleware may have put another one there
+        return TaskHandle(self.queue, row.task_id, row is tasks[0])  # middleware may have put another one there
 
     def call(
         self, type: str | MakesCalls, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
@@ -274,7 +274,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         except Exception:
             await verbs.forget(new)
             raise
-        return self._handle(row.task_id, row is gated)
+        return TaskHandle(self.queue, row.task_id, row is gated)
 
     async def rerun(self, task_id: str, params: dict[str, Any] | None = None) -> TaskHandle[Any]:
         """Push a copy of an ended task, as a new one of the same type, queue, priority, retries, limits and follow-ups.
@@ -292,14 +292,11 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         values = fitted(handler, ended.params if params is None else check_params(params))
         new = copied(ended, values, self._clock.now(), self._gated)
         (row,) = await self._push([new], None, ())
-        return self._handle(row.task_id, row is new)
+        return TaskHandle(self.queue, row.task_id, row is new)
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """Return the handle of a task by id, pushed by any process."""
-        return self._handle(task_id)
-
-    def _handle(self, task_id: str, created: bool = False) -> TaskHandle[Any]:
-        return TaskHandle(self.queue, task_id, created)
+        return TaskHandle(self.queue, task_id, False)
 
     # ---- groups ----
 
@@ -400,7 +397,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         return self.queue
 
     def _retried(self, task: Task) -> TaskHandle[Any]:
-        return self._handle(task.task_id)
+        return TaskHandle(self.queue, task.task_id, False)
 
     async def health(self, timeout: float | timedelta = 5.0) -> dict[str, str | None]:
         """Return what is wrong with each part, None if nothing: ``store``; ``workers`` and ``scheduler`` if they run.

@@ -76,7 +76,7 @@ def read_windows(texts: tuple[str, ...]) -> Windows:
             raise ValueError(
                 f"{text!r:.60} is not a window; write '22:00-06:00', '2026-12-24' or '2026-12-24/2027-01-02'"
             )
-    covered = {minute for begin, end in times for minute in _minutes(begin, end)}
+    covered = {at % _DAY for begin, end in times for at in range(begin, end if begin < end else end + _DAY)}
     if len(covered) == _DAY:
         raise ValueError("the windows leave no time of the day")
     return Windows(tuple(times), tuple(dates))
@@ -112,10 +112,6 @@ def _instant(day: date, minute: int, zone: ZoneInfo, after: int) -> int:
     if early > late:  # it is left out: the first instant after the gap
         return offset_change(zone, int(late), int(early)) * SECOND
     return int(early) * SECOND
-
-
-def _minutes(begin: int, end: int) -> range | list[int]:
-    return range(begin, end) if begin < end else [*range(begin, _DAY), *range(end)]
 
 
 # ---- calendars ------------------------------------------------------------------------------------------------------
