@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from aiotaskq.app.handle import GroupMember, TaskCall, TaskHandle
-from aiotaskq.core.errors import MAX_NAME, check_key
+from aiotaskq.core.errors import MAX_NAME, check_key, shown
 from aiotaskq.core.groups import RULES
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.plan import Node, Outline, unknown_rule
+from aiotaskq.core.plan import Node, Outline
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import checked_budget
 from aiotaskq.errors import NotFound, ValidationError
@@ -85,8 +85,7 @@ class Workflow(GroupMember[Any], Generic[T_co]):
         check_key("name", name, MAX_NAME)
         if name in self.nodes:
             raise ValidationError(f"name: {name!r} is there twice in this workflow; each name is for one task")
-        if on_failure not in RULES:
-            raise unknown_rule(on_failure)
+        _check_rule("on_failure", on_failure)
         if not isinstance(after, Iterable):
             raise ValidationError(f"after: names of tasks are needed (got {type(after).__name__})")
         names = [after] if isinstance(after, str) else after if isinstance(after, Mapping) else list(after)
@@ -95,8 +94,7 @@ class Workflow(GroupMember[Any], Generic[T_co]):
                 raise ValidationError(f"after: names of tasks are needed (got {type(each).__name__})")
         edges = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, on_failure)
         for parent, rule in edges.items():
-            if rule not in RULES:
-                raise unknown_rule(rule, f"after: {parent!r}")
+            _check_rule(f"after: {parent!r}", rule)
         self.nodes[name] = (_member("add", call), edges)
         return self
 
@@ -244,6 +242,11 @@ class GroupHandle(Generic[T_co]):
         again. Raises NotFound.
         """
         return await self._queue.groups.retry_failed(self.group_id)
+
+
+def _check_rule(field: str, rule: object) -> None:
+    if rule not in RULES:
+        raise ValidationError(f"{field}: {shown(rule)} is unknown; use {', '.join(RULES)}")
 
 
 def _member(field: str, call: Any) -> Any:

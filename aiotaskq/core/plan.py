@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.core.errors import ValidationError, shown
+from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.groups import (
     MAX_MEMBERS,
     MAX_PARENTS,
-    RULES,
     GroupState,
     Member,
     Plan,
@@ -27,7 +26,10 @@ from aiotaskq.core.usage import Usage
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A task in the outline of a group, or a group in it; ``after`` has the names of its parents, and their rules."""
+    """A task in the outline of a group, or a group in it: its name is unique there.
+
+    ``after`` has the names of its parents, and their rules.
+    """
 
     name: str
     what: Task | Outline
@@ -46,16 +48,11 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     budget: Usage = {}
 
 
-def unknown_rule(rule: object, field: str = "on_failure") -> ValidationError:
-    """Return the error for a rule that is not one of ``RULES``."""
-    return ValidationError(f"{field}: {shown(rule)} is unknown; use {', '.join(RULES)}")
-
-
 def plan(outline: Outline, now: int) -> Plan:
     """Return what the push of a group at ``now`` writes; the latest push stamps go to the tasks, parents first.
 
-    Raises ValidationError for a name that is there twice or that no task has, for a cycle, for an edge from or to a
-    group, and for more members or parents than the limits.
+    Raises ValidationError for a name that no task has, a cycle, an edge from or to a group, and more members or parents
+    than the limits.
     """
     groups: list[GroupState] = []
     members: list[Member] = []
@@ -64,11 +61,7 @@ def plan(outline: Outline, now: int) -> Plan:
     def add(outline: Outline, parent_id: str | None, budgets: tuple[str, ...]) -> GroupState:
         if outline.budget:
             budgets = (*budgets, outline.group_id)
-        nodes: dict[str, Node] = {}
-        for node in outline.nodes:
-            if node.name in nodes:
-                raise ValidationError(f"name: {node.name!r} is there twice in this workflow; each name is for one task")
-            nodes[node.name] = node
+        nodes = {node.name: node for node in outline.nodes}
         order = in_order({name: node.after for name, node in nodes.items()})
         children = _children(nodes)
         place = len(groups)
@@ -134,8 +127,6 @@ def _children(nodes: Mapping[str, Node]) -> dict[str, list[tuple[str, str]]]:
                 f"after: {name!r} waits for {len(node.after):,} tasks, more than {MAX_PARENTS:,}; make a group of them"
             )
         for parent, rule in node.after.items():
-            if rule not in RULES:
-                raise unknown_rule(rule)
             children[parent].append((_id(node), rule))
     for name, found in children.items():
         if len(found) > MAX_PARENTS:

@@ -190,17 +190,6 @@ def check_decoded(schedule: Schedule) -> None:
 # ---- making and changing ------------------------------------------------------------------------------------------
 
 
-def check_timing(schedule_type: object, given: Mapping[str, object]) -> str:
-    """Return the schedule type. Raises ValidationError unless its own timing is given, and only that."""
-    kind = _choice("schedule_type", schedule_type, _NEEDS)
-    if foreign := foreign_timing(kind, given):
-        owner = next(other for other, needed in _NEEDS.items() if needed == foreign[0])
-        raise ValidationError(f"{foreign[0]}: belongs to schedule_type {owner!r}, not {kind!r}; pass one of the two")
-    if given[_NEEDS[kind]] is None:
-        raise ValidationError(f"{_NEEDS[kind]}: missing; schedule_type {kind!r} needs it")
-    return kind
-
-
 def timing_of(cron: object = None, interval: object = None, at: object = None) -> dict[str, Any]:
     """Return the type and the timing of a schedule by the fields of ``Schedule``.
 
@@ -277,7 +266,12 @@ def new_schedule(
     from aiotaskq.core.cron import check_timezone, local_timezone
 
     given = {"interval_seconds": interval_seconds, "cron_expression": cron_expression, "execute_at": execute_at}
-    kind = check_timing(schedule_type, given)
+    kind = _choice("schedule_type", schedule_type, _NEEDS)
+    if foreign := foreign_timing(kind, given):
+        owner = next(other for other, needed in _NEEDS.items() if needed == foreign[0])
+        raise ValidationError(f"{foreign[0]}: belongs to schedule_type {owner!r}, not {kind!r}; pass one of the two")
+    if given[_NEEDS[kind]] is None:
+        raise ValidationError(f"{_NEEDS[kind]}: missing; schedule_type {kind!r} needs it")
     zone = None if timezone is None else check_timezone(timezone).key  # type: ignore[arg-type]
     begin = None if start_at is None else instant("start_at", start_at)
     if kind == "once" and begin is not None:
@@ -328,12 +322,10 @@ def check_skips(calendar: object, calendar_rule: object, blackout: object, black
     return {"calendar": known, "calendar_rule": rule, "blackout": windows, "blackout_policy": policy}
 
 
-_EDITABLE: Final = (
-    "name", "task_type", "schedule_type", "params", "interval_seconds", "cron_expression", "execute_at", "max_runs",
-    "description", "timezone", "misfire", "overlap", "catch_up", "jitter", "calendar", "calendar_rule",
-    "blackout", "blackout_policy", "priority", "queue", "max_retries", "timeout",
-)  # fmt: skip
-_TIMING: Final = ("schedule_type", "interval_seconds", "cron_expression", "execute_at", "timezone")
+_TIMING: Final = ("schedule_type", *_NEEDS.values(), "timezone")
+_EDITABLE: Final = dict.fromkeys(
+    ("name", "task_type", "params", "max_runs", "description", *_TIMING, *ScheduleOptions.__annotations__)
+)
 
 
 def changed(schedule: Schedule, now: int, **changes: Any) -> Schedule:
