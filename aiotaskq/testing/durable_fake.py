@@ -6,6 +6,7 @@ the process, and nothing waits for a disk. It has schedules, too.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -75,8 +76,8 @@ class DurableFake(MemoryBackend):
 
         copy = self.copy()
         for each in waiting_for_commit(session):
-            if isinstance(each, AtCommit) and each.store is self:
-                copy.run(each.body)
+            if isinstance(each, functools.partial) and each.func == self.commit:
+                copy.run(each.args[0])
         return copy.run(body)
 
     async def at_commit(
@@ -85,20 +86,20 @@ class DurableFake(MemoryBackend):
         """Run a transaction when the session commits."""
         from aiotaskq.backends.sql.caller_session import at_commit
 
-        await at_commit(session, AtCommit(self, body, committed))
+        await at_commit(session, functools.partial(self.commit, body, committed))
 
-    def commit(self, each: AtCommit) -> None:
+    def commit(self, body: Callable[[Transaction], object], committed: Callable[[], None]) -> None:
         """Run a transaction whose session has committed."""
         with self._lock:
             inserted: list[Task] = []
             self.inserted = inserted
             try:
-                self.run(each.body)
+                self.run(body)
             finally:
                 self.inserted = None
         for task in inserted:
             self.on_commit(task)
-        each.committed()
+        committed()
 
     def copy(self) -> DurableFake:
         """Return a store with the same tasks, groups, gates and side rows."""
@@ -168,15 +169,3 @@ class DurableFake(MemoryBackend):
         if row is None or change.after.params is not change.before.params:
             return change
         return msgspec.structs.replace(change, after=change.after.replace(params=row.params))
-
-
-class AtCommit(msgspec.Struct, frozen=True):
-    """A transaction that is run when the session of a caller commits. A rollback forgets it."""
-
-    store: DurableFake
-    body: Callable[[Transaction], object]
-    committed: Callable[[], None]
-
-    def __call__(self) -> None:
-        """Run it."""
-        self.store.commit(self)
