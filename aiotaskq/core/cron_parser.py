@@ -149,8 +149,8 @@ def _above(numbers: list[int], number: int) -> int | None:
     return numbers[index] if index < len(numbers) else None
 
 
-Columns = tuple[list[list[Any]], dict[int, set[Any]]]
-"""What ``croniter.expand`` returns: minute, hour, date, month, weekday and second, each ``["*"]`` or values; nth."""
+Columns = tuple[list[list[Any]], dict[int, set[Any]], int]
+"""What croniter reads: minute, hour, date, month, weekday and second, each ``["*"]`` or values; nth; the 15 of 15W."""
 
 
 def expand(text: str, *, seconds_first: bool = False) -> Columns:
@@ -158,17 +158,10 @@ def expand(text: str, *, seconds_first: bool = False) -> Columns:
     from croniter import CroniterError, croniter  # slow to import, so on use
 
     try:
-        columns: Columns = croniter.expand(text, second_at_beginning=seconds_first)
+        made = croniter(text, 0, second_at_beginning=seconds_first)
     except CroniterError:
         raise Refused("croniter cannot read it; write 5 fields, or 6 with the seconds first") from None
-    return columns
-
-
-def _nearest(text: str, *, seconds_first: bool) -> int:
-    """The number of ``15W``, which ``croniter.expand`` does not tell from a date; 0 for none."""
-    from croniter import croniter
-
-    return next(iter(croniter(text, 0, second_at_beginning=seconds_first).nearest_weekday), 0)
+    return made.expanded, made.nth_weekday_of_month, next(iter(made.nearest_weekday), 0)
 
 
 def read(expression: str) -> Sets:
@@ -180,12 +173,10 @@ def read(expression: str) -> Sets:
     fields = split_fields(expression)
     for spec, text in zip(FIELDS[-len(fields) :], fields, strict=True) if len(fields) > 1 else ():
         check_field(spec, text)
-    text = " ".join(fields)
-    columns, nth = expand(text, seconds_first=len(fields) == 6)
+    columns, nth, nearest = expand(" ".join(fields), seconds_first=len(fields) == 6)
     if len(fields) == 1:  # an alias: the fields are those that croniter has for it
         fields = [",".join(map(str, column)) for column in columns]
     date, month, weekday = fields[-3:]
-    nearest = _nearest(text, seconds_first=len(fields) == 6) if "W" in date.upper() else 0
     if nearest and weekday != "*":
         raise Refused(f"day of week {weekday} has no effect beside day of month {date}; write two schedules")
     sets = sets_of(columns, nth, nearest, fixed=set("*/-").isdisjoint(fields[-5] + fields[-4]))

@@ -38,7 +38,7 @@ def rewritten(expression: str) -> str:
     if len(expression) > MAX_LENGTH:
         split_fields(expression)  # raises
     fields = re.findall(r"\S+", expression, re.ASCII)  # as croniter splits them
-    columns, nth = _expand(expression, fields)
+    columns, nth, _ = _expand(expression, fields)
     if len(fields) <= 5:
         try:
             sets = read(expression)
