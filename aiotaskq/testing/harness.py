@@ -55,8 +55,6 @@ class Run:
 class Harness(Pushes, ABC):
     """What ``Kit`` and ``Inline`` share. It is the innermost middleware of its TaskQ."""
 
-    OPTIONS: ClassVar[frozenset[str]]
-    """The options of the constructor; ``opened`` passes the others on to the TaskQ."""
     REMEDY: ClassVar[str]
     """What lets a task end that is waited for."""
 
@@ -215,10 +213,11 @@ def opened(kind: type[H], tq: TaskQ | None, url: str | None, *, clock: VirtualCl
             f"an aiotaskq.TaskQ is needed (got {kind_name(app)}): workers run in the event "
             "loop of the test; for aiotaskq.sync there is override, or `with tq.running()` on a file of the test"
         )
-    known = [*sorted(kind.OPTIONS), *list(inspect.signature(TaskQ).parameters)[1:]]
+    of_kind = list(inspect.signature(kind).parameters)[3:]
+    known = [*sorted(of_kind), *list(inspect.signature(TaskQ).parameters)[1:]]
     if wrong := options.keys() - known:
         raise unknown_options(kind.__name__, "constructor", wrong, known)
-    own = {name: options.pop(name) for name in kind.OPTIONS & options.keys()}
+    own = {name: options.pop(name) for name in of_kind if name in options}
     with override(app, url, clock=clock, **{**DEFAULTS, **options}) as recorded:
         made = kind(app, clock, recorded, **own)
         try:

@@ -35,7 +35,6 @@ class Kit(Harness):
     ``handle.stream()``, fails after ten real seconds.
     """
 
-    OPTIONS = frozenset({"concurrency", "scheduler"})
     REMEDY = "await kit.advance(…), or kit.drain(delayed=True), first"
 
     def __init__(
@@ -236,7 +235,6 @@ CLAIM_LIMIT = 10_000  # tasks claimed at a time
 class Inline(Harness):
     """A ``TaskQ`` whose pushes run the handler: ``tq``, its ``clock``, and the ``pushed`` tasks."""
 
-    OPTIONS = frozenset({"retries", "raise_errors"})
     REMEDY = "inline mode runs no task later: use virtual(tq)"
 
     def __init__(
