@@ -34,13 +34,6 @@ def to_datetime(instant: int, zone: tzinfo = UTC) -> datetime:
     return (_EPOCH + timedelta(microseconds=instant)).astimezone(zone)
 
 
-def moment(instant: int | None, seconds: int | None = None) -> datetime | None:
-    """Return an aware datetime in UTC, of the epoch seconds where the instant is None; None if both are."""
-    if instant is None:
-        return None if seconds is None else to_datetime(seconds * _SECOND)
-    return to_datetime(instant)
-
-
 M = TypeVar("M", datetime, datetime | None)
 
 
@@ -62,7 +55,9 @@ def utc_or_none(field: str = "", seconds: str = "") -> Moment[datetime | None]:
 
     def read(record: Any) -> datetime | None:
         instant = getattr(record, field) if field else None
-        return moment(instant, getattr(record, seconds) if seconds and instant is None else None)
+        if instant is None and seconds and (whole := getattr(record, seconds)) is not None:
+            instant = whole * _SECOND
+        return None if instant is None else to_datetime(instant)
 
     read.__doc__ = f"``{field or seconds}`` as an aware datetime in UTC."
     return Moment(read)

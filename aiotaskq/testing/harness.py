@@ -21,7 +21,7 @@ from aiotaskq.core.errors import kind_name
 from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.ids import restart_seq
 from aiotaskq.core.status import StatusName
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import Task
 from aiotaskq.errors import ClosedError, ValidationError, WrongLoop
 from aiotaskq.testing.override import Pushes, override
 
@@ -224,8 +224,3 @@ def opened(kind: type[H], tq: TaskQ | None, url: str | None, *, clock: VirtualCl
             yield made
         finally:
             made.stop_from_outside()
-
-
-def seconds(microseconds: int) -> float:
-    """Return the seconds of a number of microseconds."""
-    return microseconds / SECOND

@@ -21,7 +21,7 @@ from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.hooks import HookCall
 from aiotaskq.runtime.worker.worker import Worker
-from aiotaskq.testing.harness import START, Harness, PushCall, RunCall, opened, seconds
+from aiotaskq.testing.harness import START, Harness, PushCall, RunCall, opened
 from aiotaskq.testing.override import Pushes
 
 MAX_JUMPS = 10_000  # of `drain(delayed=True)`; after these it is taken to be endless
@@ -67,14 +67,14 @@ class Kit(Harness):
         for task in self.tq.queue.unacked.tasks:
             if task.lease_until is not None and (pop := (task.task_id, task.fence)) not in self._popped:
                 self._popped.add(pop)
-                self.clock.call_later(max(0.0, seconds(task.lease_until - self.clock.now())), self._expire)
+                self.clock.call_later(max(0, task.lease_until - self.clock.now()) / SECOND, self._expire)
 
     def _note_expiry(self, event: HookCall) -> None:
         """Let a task that is not claimed expire at its instant; otherwise the next look of a worker would notice."""
         task = event.task
         if task is not None and task.expires_at is not None:
             self._expiring.add(task.task_id)
-            self.clock.call_later(max(0.0, seconds(task.expires_at - self.clock.now())), self._expire)
+            self.clock.call_later(max(0, task.expires_at - self.clock.now()) / SECOND, self._expire)
 
     def _expire(self) -> None:
         if self.tq.worker is not None:
@@ -111,7 +111,7 @@ class Kit(Harness):
         if ahead < 0:
             raise ValidationError(f"when: {when} is past; it is {self.now.isoformat()}")
         await self._ready()
-        await self.clock.advance(seconds(ahead))
+        await self.clock.advance(ahead / SECOND)
 
     async def drain(
         self,
@@ -167,7 +167,7 @@ class Kit(Harness):
                 passed = timedelta(microseconds=now - began)
                 raise await self._unfinished(f"no end after {jumps} jumps, over {passed} of virtual time")
             jumps += 1
-            await self.clock.advance(max(0.0, seconds(planned - now)))
+            await self.clock.advance(max(0, planned - now) / SECOND)
 
     async def _planned(self, now: int) -> int | None:
         """Return when the next task is due that is known, may pass its gate, or expires; None if none is."""
@@ -292,11 +292,11 @@ class Inline(Harness):
                 await self._worker.settle(task, outcome, completed)
                 left = outcome.suspended if isinstance(outcome, Released) else None
                 if left is not None and left.new[0].step.kind == "sleep":
-                    await self.clock.advance(seconds(max(0, left.until - self.clock.now())))
+                    await self.clock.advance(max(0, left.until - self.clock.now()) / SECOND)
             elif row.status is Status.PENDING and row.retry_count and self._retries and row.run_at > self.clock.now():
-                await self.clock.advance(seconds(row.run_at - self.clock.now()))
+                await self.clock.advance((row.run_at - self.clock.now()) / SECOND)
             elif (at := await self._passes_at(row)) is not None:
-                await self.clock.advance(seconds(max(0, at - self.clock.now())))
+                await self.clock.advance(max(0, at - self.clock.now()) / SECOND)
             else:
                 break
         error = self._errors.pop(task_id, None)
