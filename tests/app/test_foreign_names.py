@@ -14,7 +14,7 @@ import aiotaskq.sync
 from aiotaskq import TaskQ
 from aiotaskq.app.handle import PushOptions, TaskFunction, TaskHandle
 from aiotaskq.cli.docs import MANUAL
-from aiotaskq.core.foreign_names import NAMES, Word, word
+from aiotaskq.core.foreign_names import Word, names, word
 from aiotaskq.runtime.context import TaskContext
 
 HABITS: list[tuple[str, str, str]] = [
@@ -119,7 +119,7 @@ def test_other_unknown_names_are_told_as_ever() -> None:
 def every() -> list[tuple[str, str, Word]]:
     return [
         (place, name, Word(here, page))
-        for place, words in NAMES.items()
+        for place, words in names().items()
         for here, (page, names) in words.items()
         for name in names.split()
     ]
@@ -142,7 +142,7 @@ def test_what_the_table_recommends_exists() -> None:
     for _, name, (here, _) in every():
         for thing, attribute in re.findall(r"\b(f|tq|handle|current_task\(\))\.(\w+)", here):
             assert objects[thing](attribute), name
-    options = [here for here, (page, _) in NAMES["push option"].items() if page == "tasks" and "=" in here]
+    options = [here for here, (page, _) in names()["push option"].items() if page == "tasks" and "=" in here]
     assert all(here.partition("=")[0] in PushOptions.__annotations__ for here in options)
 
 

@@ -16,6 +16,7 @@ from aiotaskq.cli import i18n as language
 from aiotaskq.cli.i18n import tr, width, wrapped
 from aiotaskq.core.catalogue import FILE, HELP, LIBRARY, SENTENCES, SYSTEM, TYPER, Template, entries, parse, rendered
 from aiotaskq.core.firing_record import OUTCOMES, REASONS
+from aiotaskq.core.foreign_names import names
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.groups import after_parents
 from aiotaskq.core.outcome import HandedBack, LeaseExpired, Released, TimedOut, marked, settle
@@ -230,6 +231,7 @@ def test_every_library_entry_is_used_by_the_library() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 said.add(node.value)  # those in f-strings, too
+    said.update(here for table in names().values() for here in table)
     whole = "\n".join(said)
     for context, english in entries():
         if context == LIBRARY:
