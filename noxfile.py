@@ -53,7 +53,6 @@ EXTRAS: list[dict[str, str]] = [
         "mysql": "import aiotaskq.backends.sql.dialects.mysql, asyncmy, pymysql",
         "postgres": "import aiotaskq.backends.sql.dialects.postgresql, psycopg",
         "web": "import aiotaskq.integrations.starlette, aiotaskq.web.server",
-        "aiohttp": "import aiotaskq.integrations.aiohttp",
         "metrics": "import aiotaskq.integrations.prometheus",
         "crypto": "from aiotaskq.codecs import Fernet; Fernet('A' * 43 + '=').encode(b'{}')",
         "zstd": "from aiotaskq.codecs import Zstd; Zstd().encode(b'{}' * 1000)",
@@ -63,7 +62,7 @@ EXTRAS: list[dict[str, str]] = [
         "pydantic": "import pydantic; from aiotaskq.core import conversion as c; c.conversion_of(pydantic.BaseModel)",
     },
     {"mcp": "import aiotaskq.integrations.mcp"},
-    {"pydantic-ai": "import aiotaskq.integrations.pydantic_ai"},
+    {"pydantic-ai": "import aiotaskq.integrations.pydantic_ai", "aiohttp": "import aiotaskq.integrations.aiohttp"},
     {"fastapi": "import aiotaskq.integrations.fastapi", "dashboard": "import aiotaskq.web.dashboard.site"},
 ]
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from importlib import metadata
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.errors import missing
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.endpoint import Request, Response, dispatch, problem_response, respond
+from aiotaskq.web.endpoint import problem_response, respond, responder
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
 from aiotaskq.web.policy import DashboardOptions, OperationsOptions, Policy, RunningOptions, running
@@ -24,6 +23,9 @@ try:
 except ModuleNotFoundError:
     raise missing("aiohttp", "aiohttp") from None
 
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
 __all__ = ["TASKQ", "USER", "cleanup_ctx", "dashboard", "operations", "setup"]
 
 TASKQ: web.AppKey[TaskQ] = web.AppKey("aiotaskq", TaskQ)
@@ -32,7 +34,6 @@ TASKQ: web.AppKey[TaskQ] = web.AppKey("aiotaskq", TaskQ)
 USER: Any = getattr(web, "RequestKey", lambda name, _type: name)("aiotaskq_user", str)
 """``request[USER]``: the name with which a visitor has logged in to the dashboard by ``login=``."""
 
-_CHUNK = 64 * 1024
 _STOPPING: web.AppKey[asyncio.Event] = web.AppKey("aiotaskq stopping", asyncio.Event)
 
 
@@ -88,8 +89,7 @@ def operations(tq: TaskQ, *, middlewares: Sequence[Any] = (), **options: Unpack[
     app[_STOPPING] = asyncio.Event()
     app.on_shutdown.append(_stop)
     for each in wanted:
-        respond_to = _handler(functools.partial(dispatch, each, tq, policy))
-        app.router.add_route(each.method, each.path.replace("}", ":.+}"), respond_to)
+        app.router.add_route(each.method, each.path.replace("}", ":.+}"), _handler(responder(each, tq, policy)))
     app.router.add_get("/openapi.json", openapi)
     return app
 
@@ -122,13 +122,13 @@ def dashboard(tq: TaskQ, *, middlewares: Sequence[Any] = (), **options: Unpack[D
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def _handler(respond: Callable[[Request], Awaitable[Response]]) -> Handler:
+def _handler(respond_to: Callable[[Request], Awaitable[Response]]) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        response = await respond(_request(request))
-        if response.stream is None:
+        response = await respond_to(_request(request))
+        if not isinstance(response, StreamingResponse):
             return _response_of(response)
-        sent = web.StreamResponse(status=response.status, headers=_headers_of(response))
-        async with contextlib.aclosing(response.stream) as parts:
+        sent = web.StreamResponse(status=response.status_code, headers=CIMultiDict(response.headers.items()))
+        async with contextlib.aclosing(cast(AsyncGenerator[bytes], response.body_iterator)) as parts:
             await sent.prepare(request)
             async for part in parts:
                 await sent.write(part)
@@ -151,24 +151,37 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def _response_of(response: Response) -> web.Response:
-    headers = None if response.body is None else _headers_of(response)
-    return web.Response(body=response.body, status=response.status, headers=headers or CIMultiDict(response.headers))
+    headers = CIMultiDict(response.headers.items())
+    return web.Response(body=response.body, status=response.status_code, headers=headers)
 
 
-def _headers_of(response: Response) -> CIMultiDict[str]:
-    return CIMultiDict([*response.headers, ("Content-Type", response.media_type)])
+class _State(dict[str, Any]):
+    """What Starlette's request keeps, of which only the login is set: for ``allow`` and ``actor``."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+
+    def __setitem__(self, _name: str, user: str) -> None:
+        self._request[USER] = user
 
 
 def _request(request: web.Request) -> Request:
-    return Request(
-        method=request.method,
-        headers=request.headers,
-        path=request.match_info,
-        query=list(request.query.items()),
-        original=request,
-        scheme=request.scheme,
-        address=request.remote or "",
-        logged_in=functools.partial(request.__setitem__, USER),
-        chunks=lambda: request.content.iter_chunked(_CHUNK),
-        is_stopping=lambda: request.app[_STOPPING].is_set(),
-    )
+    """Return a request as Starlette's, which endpoints and pages read."""
+
+    async def receive() -> dict[str, Any]:
+        body = await request.content.readany()
+        return {"type": "http.request", "body": body, "more_body": not request.content.at_eof()}
+
+    scope = {
+        "type": "http",
+        "method": request.method,
+        "scheme": request.scheme,
+        "headers": [(name.lower(), value) for name, value in request.raw_headers],
+        "path_params": dict(request.match_info),
+        "query_string": request.rel_url.raw_query_string.encode(),
+        "client": None if request.remote is None else (request.remote, 0),
+        "state": _State(request),
+        "aiotaskq.original": request,
+        "aiotaskq.stopping": lambda: request.app[_STOPPING].is_set(),
+    }
+    return Request(scope, receive)

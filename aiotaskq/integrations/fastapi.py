@@ -12,10 +12,10 @@ import msgspec
 from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.errors import missing
-from aiotaskq.web.asgi import asgi_path, handler, setup, taskq_of
-from aiotaskq.web.endpoint import dispatch
+from aiotaskq.web.asgi import asgi_path, setup, taskq_of
+from aiotaskq.web.endpoint import responder
 from aiotaskq.web.endpoints import ENDPOINTS, selected
-from aiotaskq.web.openapi import SCHEMAS, Describe, kinds_of, named_schemas, responses, taken
+from aiotaskq.web.openapi import SCHEMAS, Describe, entry_of, kinds_of, named_schemas
 from aiotaskq.web.policy import DashboardOptions, OperationsOptions, Policy
 
 try:
@@ -50,8 +50,7 @@ class SessionPush:
 
         It exists once the session is committed, which is not done here. Raises as ``TaskQ.push``.
         """
-        call = task.call(*args, **kwargs)
-        return await self.tq.push_call(TaskCall(call.type, call.params, {**call.options, "session": self.session}))
+        return await self.tq.push_call(self._joined(task.call(*args, **kwargs)))
 
     async def push(
         self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
@@ -61,8 +60,10 @@ class SessionPush:
 
     def sync(self, task: BoundTask[P, T], /, *args: P.args, **kwargs: P.kwargs) -> str:
         """The same in a ``def`` endpoint, where the session is a ``Session``; return the task's id."""
-        call = task.call(*args, **kwargs)
-        return self.tq.sync.push_call(TaskCall(call.type, call.params, {**call.options, "session": self.session}))
+        return self.tq.sync.push_call(self._joined(task.call(*args, **kwargs)))
+
+    def _joined(self, call: TaskCall[T]) -> TaskCall[T]:
+        return TaskCall(call.type, call.params, {**call.options, "session": self.session})
 
 
 def session_push(get_session: Callable[..., Any]) -> Callable[..., SessionPush]:
@@ -98,19 +99,15 @@ def router(tq: TaskQ, *, dependencies: Sequence[Any] = (), **options: Unpack[Ope
         names = _REFERENCE.findall(str([describe(kind) for kind in kinds_of(operation)]))
         made.add_api_route(
             asgi_path(operation.path),
-            handler(functools.partial(dispatch, operation, tq, policy)),
+            responder(operation, tq, policy),
             methods=[operation.method],
             name=f"aiotaskq:{operation.name}",
-            summary=operation.summary,
-            description=operation.description,
             tags=[operation.tag],
             status_code=operation.successes[0].status,
             response_class=Response,
-            response_description=operation.successes[0].description,
             # FastAPI puts the schemas of this type into its components. No response is made by it.
             response_model=tuple[*(models[name] for name in names)],  # type: ignore[misc]
-            responses=responses(operation, describe),
-            openapi_extra=taken(operation, describe),
+            openapi_extra=entry_of(operation, describe),
         )
     return made
 
@@ -136,8 +133,7 @@ def dashboard(tq: TaskQ, *, dependencies: Sequence[Any] = (), **options: Unpack[
         generate_unique_id_function=_operation_id,
     )
     methods = ["GET", "HEAD", "POST"]
-    respond_to = handler(pages.respond)
-    made.add_api_route("/{name:path}", respond_to, methods=methods, name="aiotaskq:dashboard", response_model=None)
+    made.add_api_route("/{name:path}", pages.respond, methods=methods, name="aiotaskq:dashboard", response_model=None)
     return made
 
 

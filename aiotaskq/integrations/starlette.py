@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.web.asgi import Route, application, handler, routes, setup, taskq_of
+from aiotaskq.web.asgi import Route, application, routes, setup, taskq_of
 from aiotaskq.web.policy import DashboardOptions
 
 __all__ = ["application", "dashboard", "routes", "setup", "taskq_of"]
@@ -25,4 +25,4 @@ def dashboard(tq: TaskQ, *, guarded: bool = False, **options: Unpack[DashboardOp
     from aiotaskq.web.dashboard.site import guarded_dashboard  # it needs jinja2, which the rest does not
 
     pages = guarded_dashboard(tq, guarded, "allow=…, guarded=True where middleware checks who comes in", **options)
-    return [Route("/{name:path}", handler(pages.respond), methods=["GET", "POST"], name="aiotaskq:dashboard")]
+    return [Route("/{name:path}", pages.respond, methods=["GET", "POST"], name="aiotaskq:dashboard")]

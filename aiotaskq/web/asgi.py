@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
-from msgspec.structs import replace
-
 from aiotaskq.app.taskq import TaskQ, check_taskq
-from aiotaskq.core.errors import missing
 from aiotaskq.errors import ValidationError
-from aiotaskq.web import endpoint as web
-from aiotaskq.web.endpoint import dispatch, problem_response, respond
+from aiotaskq.web.endpoint import problem_response, respond, responder
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
 from aiotaskq.web.policy import OperationsOptions, Policy, RunningOptions, running
-from aiotaskq.web.problem_details import ProblemError, unmatched
-
-try:
-    from starlette.applications import Starlette
-    from starlette.exceptions import HTTPException
-    from starlette.requests import ClientDisconnect, HTTPConnection, Request
-    from starlette.responses import Response, StreamingResponse
-    from starlette.routing import BaseRoute, Route
-except ModuleNotFoundError:
-    raise missing("starlette", "web") from None
+from aiotaskq.web.problem_details import unmatched
 
 if TYPE_CHECKING:
     from aiotaskq.web.dashboard.site import Dashboard  # it needs jinja2, which the operations API does not
 
-Handler = Callable[[Request], Awaitable[Response]]
-Respond = Callable[[web.Request], Awaitable[web.Response]]
+# After aiotaskq.web.endpoint, which tells what is missing.
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
-__all__ = [
-    "Route",
-    "application",
-    "asgi_path",
-    "handler",
-    "response_of",
-    "routes",
-    "setup",
-    "taskq_of",
-]
+__all__ = ["Route", "application", "asgi_path", "routes", "setup", "taskq_of"]
 
 
 def routes(tq: TaskQ, **options: Unpack[OperationsOptions]) -> list[Route]:
@@ -55,12 +35,7 @@ def routes(tq: TaskQ, **options: Unpack[OperationsOptions]) -> list[Route]:
     check_taskq("routes", tq)
     policy = Policy(**options)
     return [
-        Route(
-            asgi_path(each.path),
-            handler(functools.partial(dispatch, each, tq, policy)),
-            methods=[each.method],
-            name=f"aiotaskq:{each.name}",
-        )
+        Route(asgi_path(each.path), responder(each, tq, policy), methods=[each.method], name=f"aiotaskq:{each.name}")
         for each in selected(policy.operations)
     ]
 
@@ -80,22 +55,18 @@ def application(
     whole = document(selected(options.get("operations")), version, token=token)
 
     async def openapi(_request: Request) -> Response:
-        return response_of(respond(whole))
+        return respond(whole)
 
     async def refused(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        problem = unmatched(error.status_code, error.detail)
-        return response_of(problem_response(problem, **(error.headers or {})))
+        return problem_response(unmatched(error.status_code, error.detail), **(error.headers or {}))
 
     all_routes: list[BaseRoute] = [*routes(tq, **options), Route("/openapi.json", openapi, methods=["GET"])]
     if dashboard is not None:
         all_routes.append(Route("/", _to_dashboard, methods=["GET"]))
         all_routes.append(Route("/dashboard", _to_dashboard, methods=["GET"]))
-        all_routes.append(Route("/dashboard/{name:path}", handler(dashboard.respond), methods=["GET", "POST"]))
-    return Starlette(
-        routes=all_routes,
-        exception_handlers={HTTPException: refused},
-    )
+        all_routes.append(Route("/dashboard/{name:path}", dashboard.respond, methods=["GET", "POST"]))
+    return Starlette(routes=all_routes, exception_handlers={HTTPException: refused})
 
 
 async def _to_dashboard(_request: Request) -> Response:
@@ -141,58 +112,3 @@ def taskq_of(connection: HTTPConnection) -> TaskQ:
 def asgi_path(path: str) -> str:
     """Return a path as Starlette matches it: ids and keys may hold slashes, too."""
     return path.replace("}", ":path}")
-
-
-def handler(answer: Respond) -> Handler:
-    """Return the handler of an endpoint, by ``dispatch``, or of a dashboard, for a route with ``{name:path}``."""
-
-    async def respond_to(request: Request) -> Response:
-        response = await answer(_request(request))
-        if response.stream is not None and request.method == "HEAD":
-            await response.stream.aclose()  # Starlette routes it here, and would wait for the end of the stream
-            response = replace(response, stream=None)
-        return response_of(response)
-
-    return respond_to
-
-
-def response_of(response: web.Response) -> Response:
-    """Return a response as Starlette's."""
-    kind = None if response.body is None and response.status == 204 else response.media_type
-    made: Response
-    if response.stream is None:
-        made = Response(response.body, response.status, media_type=kind)
-    else:
-        made = StreamingResponse(response.stream, response.status, media_type=kind)
-    for name, value in response.headers:
-        made.headers.append(name, value)
-    return made
-
-
-def _request(request: Request) -> web.Request:
-    return web.Request(
-        method=request.method,
-        headers=request.headers,
-        path=request.path_params,
-        query=request.query_params.multi_items(),
-        original=request,
-        scheme=request.url.scheme,
-        address="" if request.client is None else str(request.client.host),
-        logged_in=functools.partial(setattr, request.state, "aiotaskq_user"),
-        chunks=functools.partial(_chunks, request),
-        is_stopping=_is_stopping,
-    )
-
-
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in request.stream():
-            yield chunk
-    except ClientDisconnect:  # the application is not at fault: no traceback in its log
-        raise ProblemError(400, "Disconnected", "body: the client closed the connection") from None
-
-
-def _is_stopping() -> bool:
-    # uvicorn tells an application of its stop only when all responses have ended; its signal handler is a method.
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return getattr(server, "should_exit", False) is True

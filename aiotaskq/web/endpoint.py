@@ -3,66 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from aiotaskq.core.errors import missing
 from aiotaskq.errors import AiotaskqError
-from aiotaskq.operations.table import read_as
-from aiotaskq.web.access import is_encrypted, is_same_origin
+from aiotaskq.operations.table import parameters_of, read_as
+from aiotaskq.web.access import is_same_origin
 from aiotaskq.web.policy import Policy
 from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, ProblemError, answered
+
+try:
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import Response
+except ModuleNotFoundError:
+    raise missing("starlette", "web") from None
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
 
 S = TypeVar("S", bound=msgspec.Struct)
 JSON = "application/json"
-METHODS_THAT_CHANGE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What endpoints and pages need to know of an HTTP request; the adapter of each framework makes it."""
-
-    method: str
-    """In capitals."""
-    headers: Mapping[str, str]
-    """Looked up without regard to case."""
-    path: Mapping[str, str]
-    """The decoded parts of the path by name; of a page its ``name`` below the prefix, "" for the overview."""
-    query: list[tuple[str, str]]
-    """The decoded query parameters."""
-    original: Any
-    """The request of the framework, for ``allow`` and ``actor``."""
-    scheme: str
-    """``https`` if the connection to this server is encrypted."""
-    address: str
-    """The client's address, "" if it is not known."""
-    logged_in: Callable[[str], None]
-    """Gives ``allow`` and ``actor`` the user of the dashboard's session."""
-    chunks: Callable[[], AsyncIterator[bytes]]
-    """Returns the body as it arrives."""
-    is_stopping: Callable[[], bool]
-    """Whether the server waits for the end of open responses, to stop; False where it does not tell."""
-
-    @property
-    def secure(self) -> bool:
-        """Whether the client's connection is encrypted, as far as the server knows."""
-        return is_encrypted(self.scheme, self.headers)
-
-
-class Response(msgspec.Struct, frozen=True):
-    """An HTTP response: a status, a body (None is no body), and headers beside the content type."""
-
-    status: int
-    body: bytes | None
-    headers: Sequence[tuple[str, str]] = ()
-    media_type: str = JSON
-    stream: AsyncGenerator[bytes] | None = None
-    """In place of the body: parts that are sent as they come. The sender closes it."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -89,14 +53,12 @@ Run = Callable[[Call], Awaitable[Response]]
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One method on one path, with its documentation."""
+    """One method on one path; the docstring of its function is its documentation."""
 
     name: str
-    method: str
+    method: str = "GET"
     path: str
     tag: str
-    summary: str
-    description: str
     run: Run
     thing: Any = str
     """The type of the name in the path."""
@@ -109,9 +71,19 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is answered without a token: it discloses nothing."""
 
     @property
+    def summary(self) -> str:
+        """Its first sentence."""
+        return (self.run.__doc__ or "").partition("\n")[0].rstrip(".")
+
+    @property
+    def description(self) -> str:
+        """What is to be known beyond the summary."""
+        return " ".join((self.run.__doc__ or "").partition("\n")[2].split())
+
+    @property
     def changes(self) -> bool:
         """Whether it changes something."""
-        return self.method in METHODS_THAT_CHANGE
+        return self.method != "GET"
 
     @property
     def problems(self) -> tuple[int, ...]:
@@ -128,43 +100,21 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(sorted(statuses))
 
 
-def get(path: str, tag: str, *successes: Success, name: str = "", **more: Any) -> Callable[[Run], Endpoint]:
-    """Return what makes an endpoint that is no operation of the table: its function has its documentation.
-
-    The name is that of the function if none is given.
-    """
-
-    def made(run: Run) -> Endpoint:
-        summary, _, description = (run.__doc__ or "").strip().partition("\n")
-        return Endpoint(
-            name=name or run.__name__,
-            method="GET",
-            path=path,
-            tag=tag,
-            summary=summary.rstrip("."),
-            description=" ".join(description.split()),
-            run=run,
-            successes=successes,
-            **more,
-        )
-
-    return made
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Of each response: it must not be cached, and must never be taken for markup."""
 
 
-def respond(body: Any = None, status: int = 200, **headers: str) -> Response:
-    """Return a view as a JSON response; a header's name is written with underscores."""
-    return Response(status, None if status == 204 else msgspec.json.encode(body), _headers(headers))
+def respond(body: Any = None, status: int = 200, media_type: str = JSON, **headers: str) -> Response:
+    """Return a view as a JSON response, without a body for 204; a header's name is written with underscores."""
+    named = HEADERS | {name.replace("_", "-"): value for name, value in headers.items()}
+    if status == 204:
+        return Response(None, status, named)
+    return Response(msgspec.json.encode(body), status, named, media_type)
 
 
 def problem_response(problem: Problem, **headers: str) -> Response:
     """Return a problem as a response."""
-    return Response(problem.status, msgspec.json.encode(problem), _headers(headers), MEDIA_TYPE)
-
-
-def _headers(given: dict[str, str]) -> list[tuple[str, str]]:
-    # A response must not be cached, and must never be taken for markup.
-    always = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
-    return always + [(name.replace("_", "-"), value) for name, value in given.items()]
+    return respond(problem, problem.status, MEDIA_TYPE, **headers)
 
 
 # ---- from a request to its response ----
@@ -172,19 +122,23 @@ def _headers(given: dict[str, str]) -> list[tuple[str, str]]:
 BODY_TIMEOUT = 10.0  # seconds in which a body has to arrive
 
 
-async def dispatch(endpoint: Endpoint, tq: TaskQ, policy: Policy, request: Request) -> Response:
-    """Check a request and run the endpoint; a request that is refused gets a problem as its response.
+def responder(endpoint: Endpoint, tq: TaskQ, policy: Policy) -> Callable[[Request], Awaitable[Response]]:
+    """Return what checks a request and runs the endpoint; a request that is refused gets a problem as its response.
 
     An error that the client cannot have caused is raised, so that the framework's error handling reports it.
     """
-    try:
-        if endpoint.changes:
-            _check_change(policy, request.headers)
-        query = _query(endpoint, policy, request.query)
-        body = None if endpoint.body is None else await _body(endpoint.body, policy, request)
-        return await endpoint.run(Call(tq, policy, request, query, body))
-    except (ProblemError, AiotaskqError) as error:
-        return problem_response(answered(error, f"{endpoint.method} {endpoint.path}"))
+
+    async def respond_to(request: Request) -> Response:
+        try:
+            if endpoint.changes:
+                _check_change(policy, request.headers)
+            query = _query(endpoint, policy, request.query_params.multi_items())
+            body = None if endpoint.body is None else await _body(endpoint.body, policy, request)
+            return await endpoint.run(Call(tq, policy, request, query, body))
+        except (ProblemError, AiotaskqError) as error:
+            return problem_response(answered(error, f"{endpoint.method} {endpoint.path}"))
+
+    return respond_to
 
 
 def _check_change(policy: Policy, headers: Mapping[str, str]) -> None:
@@ -208,7 +162,7 @@ def _query(endpoint: Endpoint, policy: Policy, pairs: list[tuple[str, str]]) -> 
                 raise ProblemError(422, "UnknownParameter", f"query: unknown parameter {name!r:.60}; {said}")
     if kind is None:
         return None
-    lists = {field.name for field in msgspec.structs.fields(kind) if _is_list(field.type)}
+    lists = _lists(kind)
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name not in known:
@@ -222,11 +176,9 @@ def _query(endpoint: Endpoint, policy: Policy, pairs: list[tuple[str, str]]) -> 
     return read_as(kind, values, strict=False)
 
 
-def _is_list(kind: Any) -> bool:
-    info = msgspec.inspect.type_info(kind)
-    kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
-    kinds = tuple(each.type if isinstance(each, msgspec.inspect.Metadata) else each for each in kinds)
-    return any(isinstance(each, msgspec.inspect.ListType) for each in kinds)
+@functools.cache
+def _lists(kind: type[msgspec.Struct]) -> set[str]:
+    return {each.name for each in parameters_of(kind) if each.kind is list}
 
 
 def media_type_of(request: Request) -> str:
@@ -262,10 +214,12 @@ async def read_body(request: Request, limit: int, large: str, late: str) -> byte
     data = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
-            async for chunk in request.chunks():
+            async for chunk in request.stream():
                 data += chunk
                 if len(data) > limit:
                     raise ProblemError(413, "BodyTooLarge", large)
     except TimeoutError:
         raise ProblemError(408, "BodyTooSlow", late) from None
+    except ClientDisconnect:  # the application is not at fault: no traceback in its log
+        raise ProblemError(400, "Disconnected", "body: the client closed the connection") from None
     return bytes(data)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import AsyncGenerator, Callable, Collection
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import msgspec
+from starlette.responses import Response, StreamingResponse
 
 from aiotaskq.app.handle import TaskHandle
 from aiotaskq.concurrency.clock import SystemClock
@@ -19,7 +21,7 @@ from aiotaskq.errors import DatabaseUnavailable, NotFound, ValidationError
 from aiotaskq.operations import examples, table
 from aiotaskq.operations.everything import NOUNS
 from aiotaskq.operations.tasks import TaskId
-from aiotaskq.web.endpoint import Call, Endpoint, Response, Success, get, respond
+from aiotaskq.web.endpoint import HEADERS, Call, Endpoint, Success, respond
 from aiotaskq.web.policy import actor_of
 from aiotaskq.web.problem_details import status_of
 
@@ -61,23 +63,23 @@ def _endpoint(operation: table.Operation) -> Endpoint:
     async def run(call: Call) -> Response:
         given = call.body if operation.changes else call.query
         sent = {} if given is None else msgspec.structs.asdict(given)
-        values = {**call.request.path, **{name: value for name, value in sent.items() if value is not msgspec.UNSET}}
+        sent = {name: value for name, value in sent.items() if value is not msgspec.UNSET}
+        values = {**call.request.path_params, **sent}
         access = table.Access(call.tq, call.policy.show_args)
         params = table.read(operation, values)
-        actor = await actor_of(call.policy.actor, call.request.original) if operation.changes else ""
+        actor = await actor_of(call.policy.actor, call.request) if operation.changes else ""
         found = await table.perform(operation, access, params, "api", actor)
         if not operation.adds:
             return respond(found)
         location = f"{operation.noun}/{quote(msgspec.structs.astuple(found)[0], safe='')}"
         return respond(found, 201 if getattr(found, "created", True) else 200, Location=location)
 
+    run.__doc__ = operation.run.__doc__
     return Endpoint(
         name=operation.name,
         method=method,
         path=path,
         tag=f"aiotaskq {operation.noun}",
-        summary=operation.summary.rstrip("."),
-        description=operation.description,
         run=run,
         thing=types.get(operation.thing or "", str),
         query=None if operation.changes else schema,
@@ -124,12 +126,6 @@ class EventsQuery(msgspec.Struct):
     ] = 0
 
 
-def last_event(text: str) -> tuple[int, bool] | None:
-    """Return the number in ``Last-Event-ID``, and whether it was the end; None for an id that is not one of ours."""
-    found = _LAST.fullmatch(text)
-    return None if found is None else (int(found[1]), found[2] is not None)
-
-
 async def event_stream(handle: TaskHandle[Any], after: int, is_stopping: Callable[[], bool]) -> AsyncGenerator[bytes]:
     """Yield the notes of a task, and its end, as events.
 
@@ -165,10 +161,9 @@ def _event_of(note: LogEntry) -> bytes:
 
 def _event(id: str, name: str | None, data: bytes) -> bytes:
     # JSON of one line; data that cannot be decoded any more may be anything. Each of these ends a line of an event.
-    for end in (b"\r\n", b"\r"):
-        data = data.replace(end, b"\n")
+    lines = b"\ndata: ".join(re.split(rb"\r\n?|\n", data))
     kind = b"" if name is None else b"event: " + name.encode() + b"\n"
-    return b"id: " + id.encode() + b"\n" + kind + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
+    return b"id: " + id.encode() + b"\n" + kind + b"data: " + lines + b"\n\n"
 
 
 EVENTS = (
@@ -177,16 +172,6 @@ EVENTS = (
 )
 
 
-@get(
-    "/tasks/{task_id}/stream",
-    "aiotaskq tasks",
-    Success(200, "Server-sent events", Any, EVENTS, EVENT_STREAM),
-    Success(204, "The browser has had the last event"),
-    name="tasks.stream",
-    thing=TaskId,
-    query=EventsQuery,
-    own_problems=(403,),
-)
 async def task_stream(call: Call) -> Response:
     """Stream what a task writes with log and stream, as server-sent events, until it has ended.
 
@@ -194,15 +179,23 @@ async def task_stream(call: Call) -> Response:
     lost connection a browser sends Last-Event-ID, and gets what it has missed. Refused where params are not shown.
     """
     table.Access(call.tq, call.policy.show_args).may_show(True)
-    task_id = check_key("task_id", call.request.path["task_id"], MAX_ID)
+    task_id = check_key("task_id", call.request.path_params["task_id"], MAX_ID)
     task = await call.tq.get(task_id)
-    seen = last_event(call.request.headers.get("last-event-id", ""))
-    after, ended = (call.query.after, False) if seen is None else seen
-    if ended and task.final:
+    seen = _LAST.fullmatch(call.request.headers.get("last-event-id", ""))  # None for an id of another server
+    after = call.query.after if seen is None else int(seen[1])
+    if seen is not None and seen[2] and task.final:
         return respond(status=204)  # it tells a browser not to connect again
-    headers = respond(X_Accel_Buffering="no").headers  # a proxy is not to hold events back
-    events = event_stream(call.tq.handle(task_id), after, call.request.is_stopping)
-    return Response(200, None, headers, EVENT_STREAM, stream=events)
+    headers = HEADERS | {"X-Accel-Buffering": "no"}  # a proxy is not to hold events back
+    if call.request.method == "HEAD":  # Starlette routes it here, and would wait for the end of the stream
+        return Response(None, 200, headers, EVENT_STREAM)
+    stopping = call.request.scope.get("aiotaskq.stopping", _is_stopping)
+    return StreamingResponse(event_stream(call.tq.handle(task_id), after, stopping), 200, headers, EVENT_STREAM)
+
+
+def _is_stopping() -> bool:
+    # uvicorn tells an application of its stop only when all responses have ended; its signal handler is a method.
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return getattr(server, "should_exit", False) is True
 
 
 # ---- probes: liveness and readiness ----
@@ -215,22 +208,11 @@ class Health(msgspec.Struct):
     parts: dict[str, Literal["ok", "failing"]]
 
 
-TAG = "aiotaskq health"
-
-
-@get("/healthz", TAG, Success(200, "The process answers", Health, {"status": "ok", "parts": {}}), public=True)
 async def healthz(call: Call) -> Response:
     """Liveness: the process answers; nothing else is checked."""
     return respond(Health("ok", {}))
 
 
-@get(
-    "/readyz",
-    TAG,
-    Success(200, "Ready", Health, {"status": "ok", "parts": {"store": "ok", "workers": "ok"}}),
-    Success(503, "Not ready", Health, {"status": "failing", "parts": {"store": "failing"}}),
-    public=True,
-)
 async def readyz(call: Call) -> Response:
     """Readiness: whether the store answers, and whether this process's workers and scheduler work."""
     parts = {name: "ok" if problem is None else "failing" for name, problem in (await call.tq.health()).items()}
@@ -239,10 +221,39 @@ async def readyz(call: Call) -> Response:
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    task_stream,
+    Endpoint(
+        name="tasks.stream",
+        path="/tasks/{task_id}/stream",
+        tag="aiotaskq tasks",
+        run=task_stream,
+        thing=TaskId,
+        query=EventsQuery,
+        successes=(
+            Success(200, "Server-sent events", Any, EVENTS, EVENT_STREAM),
+            Success(204, "The browser has had the last event"),
+        ),
+        own_problems=(403,),
+    ),
     *(each for nouns in NOUNS for each in endpoints_of(nouns)),
-    healthz,
-    readyz,
+    Endpoint(
+        name="healthz",
+        path="/healthz",
+        tag="aiotaskq health",
+        run=healthz,
+        successes=(Success(200, "The process answers", Health, {"status": "ok", "parts": {}}),),
+        public=True,
+    ),
+    Endpoint(
+        name="readyz",
+        path="/readyz",
+        tag="aiotaskq health",
+        run=readyz,
+        successes=(
+            Success(200, "Ready", Health, {"status": "ok", "parts": {"store": "ok", "workers": "ok"}}),
+            Success(503, "Not ready", Health, {"status": "failing", "parts": {"store": "failing"}}),
+        ),
+        public=True,
+    ),
 )
 
 

@@ -27,42 +27,43 @@ class Connections(Generic[C]):
     def __init__(self, total: int, per_address: int) -> None:
         self.total = total
         self.per_address = per_address
-        self._open: dict[C, str] = {}
-        """Their addresses, the one that has been anonymous longest first; those that are authenticated anywhere."""
-        self._authenticated: set[C] = set()
+        self._anonymous: dict[C, str] = {}
+        """Their addresses, the one that has been anonymous longest first."""
+        self._authenticated: dict[C, str] = {}
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._anonymous) + len(self._authenticated)
 
     def add(self, connection: C, address: str) -> C | None:
         """Add an anonymous connection; return the one that has to be closed for it, or None."""
-        here = [each for each, other in self._open.items() if other == address]
-        full = here if len(here) >= self.per_address else self._open if len(self._open) >= self.total else ()
-        closed = next((each for each in full if each not in self._authenticated), None)
+        addresses = [*self._anonymous.values(), *self._authenticated.values()]
+        closed = None
+        if addresses.count(address) >= self.per_address:
+            closed = next((each for each, other in self._anonymous.items() if other == address), None)
+        elif len(addresses) >= self.total:
+            closed = next(iter(self._anonymous), None)
         if closed is not None:
             self.remove(closed)
-        self._open[connection] = address
+        self._anonymous[connection] = address
         return closed
 
     def remove(self, connection: C) -> None:
         """Remove a connection; does nothing for an unknown one."""
-        self._open.pop(connection, None)
-        self._authenticated.discard(connection)
+        self._anonymous.pop(connection, None)
+        self._authenticated.pop(connection, None)
 
     def anonymous(self, connection: C) -> None:
         """Note that no request that has shown the token is being answered on a connection, or no longer."""
         if connection in self._authenticated:
-            self._authenticated.remove(connection)
-            self._open[connection] = self._open.pop(connection)
+            self._anonymous[connection] = self._authenticated.pop(connection)
 
     def authenticated(self, connection: C) -> None:
         """Note that a connection's request has shown the token: it is not closed for a new one, if there is room."""
-        if (address := self._open.get(connection)) is None:
+        address, others = self._anonymous.get(connection), list(self._authenticated.values())
+        if address is None or len(others) >= _most_authenticated(self.total):
             return
-        others = self._authenticated - {connection}
-        here = sum(self._open[each] == address for each in others)
-        if here < _most_authenticated(self.per_address) and len(others) < _most_authenticated(self.total):
-            self._authenticated.add(connection)
+        if others.count(address) < _most_authenticated(self.per_address):
+            self._authenticated[connection] = self._anonymous.pop(connection)
 
 
 def _most_authenticated(limit: int) -> int:
@@ -102,7 +103,19 @@ def limited_protocol(total: int, per_address: int, authenticated: Callable[[Any]
     nothing ends the wait for a client that does not read.
     """
     connections: Connections[Limited] = Connections(total, per_address)
-    logged_at: list[int] = []  # ticks of the last line in the log
+    logged_at: int | None = None  # ticks
+
+    def log_closed() -> None:
+        nonlocal logged_at
+        now = _CLOCK.ticks()
+        if logged_at is None or now - logged_at >= LOG_INTERVAL * SECOND:
+            logged_at = now
+            log.warning(
+                "web: too many connections (at most {} of one address, {} in all); the oldest without a token are "
+                "closed",
+                per_address,
+                total,
+            )
 
     class Limited(H11Protocol):
         """A connection that is closed when its client is late, or for a new connection."""
@@ -116,7 +129,7 @@ def limited_protocol(total: int, per_address: int, authenticated: Callable[[Any]
             closed = connections.add(self, (self.client or ("",))[0])
             if closed is not None:
                 closed.transport.abort()
-                _log_closed(logged_at, total, per_address)
+                log_closed()
             self._update()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -169,14 +182,3 @@ def limited_protocol(total: int, per_address: int, authenticated: Callable[[Any]
                 self.transport.abort()
 
     return Limited
-
-
-def _log_closed(logged_at: list[int], total: int, per_address: int) -> None:
-    now = _CLOCK.ticks()
-    if not logged_at or now - logged_at[0] >= LOG_INTERVAL * SECOND:
-        logged_at[:] = [now]
-        log.warning(
-            "web: too many connections (at most {} of one address, {} in all); the oldest without a token are closed",
-            per_address,
-            total,
-        )

@@ -32,15 +32,14 @@ Describe = Callable[[Any], dict[str, Any]]
 """Returns a reference to the schema of a type, or the schema of one that has no name."""
 
 
-def taken(endpoint: Endpoint, describe: Describe) -> dict[str, Any]:
-    """Return the OpenAPI parameters and the request body of an endpoint, as far as it takes any."""
+def entry_of(endpoint: Endpoint, describe: Describe, also: Collection[int] = ()) -> dict[str, Any]:
+    """Return an endpoint as OpenAPI has it, without id and tags; ``also`` are statuses of middleware in front of it."""
+    entry: dict[str, Any] = {"summary": endpoint.summary}
+    if endpoint.description:
+        entry["description"] = endpoint.description
+    thing = schema_of(endpoint.thing) | {"pattern": _NO_CONTROL}
     found: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "in": "path",
-            "required": True,
-            "schema": schema_of(endpoint.thing) | {"pattern": _NO_CONTROL},
-        }
+        {"name": name, "in": "path", "required": True, "schema": thing}
         for name in re.findall(r"{(\w+)}", endpoint.path)
     ]
     if endpoint.query is not None:
@@ -48,30 +47,23 @@ def taken(endpoint: Endpoint, describe: Describe) -> dict[str, Any]:
         required = schema.get("required", ())
         for name, each in schema["properties"].items():
             found.append({"name": name, "in": "query", "required": name in required, "schema": _not_null(each)})
-    whole: dict[str, Any] = {"parameters": found} if found else {}
+    if found:
+        entry["parameters"] = found
     if endpoint.body is not None:
         content = {JSON: {"schema": describe(endpoint.body), "example": endpoint.example}}
-        whole["requestBody"] = {"required": True, "content": content}
-    return whole
-
-
-def responses(endpoint: Endpoint, describe: Describe, also: Collection[int] = ()) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses of an endpoint by status; ``also`` are statuses of middleware in front of it."""
-    found: dict[int | str, dict[str, Any]] = {}
+        entry["requestBody"] = {"required": True, "content": content}
+    responses: dict[str, dict[str, Any]] = {}
     for success in endpoint.successes:
-        entry = found[success.status] = {"description": success.description}
+        made = responses[str(success.status)] = {"description": success.description}
         if success.type is not None:
-            entry["content"] = {success.media_type: {"schema": describe(success.type), "example": success.example}}
+            made["content"] = {success.media_type: {"schema": describe(success.type), "example": success.example}}
         if "Location" in success.description:
-            entry["headers"] = {"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
-    for status in sorted({*endpoint.problems, *also} - found.keys()):
-        code, detail = _WORDS[status]
-        example = make_problem(status, code, detail)
-        found[status] = {
-            "description": example.title,
-            "content": {MEDIA_TYPE: {"schema": describe(Problem), "example": msgspec.to_builtins(example)}},
-        }
-    return found
+            made["headers"] = {"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
+    for status in sorted({*endpoint.problems, *also} - {each.status for each in endpoint.successes}):
+        example = make_problem(status, *_WORDS[status])
+        content = {MEDIA_TYPE: {"schema": describe(Problem), "example": msgspec.to_builtins(example)}}
+        responses[str(status)] = {"description": example.title, "content": content}
+    return entry | {"responses": responses}
 
 
 def document(endpoints: Sequence[Endpoint], version: str, *, server: str = "", token: bool = False) -> dict[str, Any]:
@@ -83,29 +75,21 @@ def document(endpoints: Sequence[Endpoint], version: str, *, server: str = "", t
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         guarded = token and not endpoint.public
-        responded = responses(endpoint, describe, (401, 429) if guarded else ())
-        entry: dict[str, Any] = {
-            "operationId": f"aiotaskq_{endpoint.name}",
-            "tags": [endpoint.tag],
-            "summary": endpoint.summary,
-            "responses": {str(status): each for status, each in responded.items()},
-        }
-        if endpoint.description:
-            entry["description"] = endpoint.description
-        entry |= taken(endpoint, describe)
+        entry: dict[str, Any] = {"operationId": f"aiotaskq_{endpoint.name}", "tags": [endpoint.tag]}
+        entry |= entry_of(endpoint, describe, (401, 429) if guarded else ())
         if guarded:
             entry["security"] = [{"aiotaskq_token": []}]
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = entry
-    whole: dict[str, Any] = {
+    components: dict[str, Any] = {"schemas": schemas}
+    if token:
+        components["securitySchemes"] = {"aiotaskq_token": {"type": "http", "scheme": "bearer"}}
+    return {
         "openapi": "3.1.0",
         "info": {"title": "aiotaskq operations", "version": version},
         "servers": [{"url": server or "."}],
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": components,
     }
-    if token:
-        whole["components"]["securitySchemes"] = {"aiotaskq_token": {"type": "http", "scheme": "bearer"}}
-    return whole
 
 
 def named_schemas(endpoints: Sequence[Endpoint]) -> tuple[dict[str, Any], Describe]:

@@ -112,9 +112,14 @@ def running(tq: TaskQ, options: RunningOptions) -> Callable[[], AbstractAsyncCon
     return functools.partial(tq.running, **given)
 
 
+def original(request: Any) -> Any:
+    """Return the request of the framework, for ``allow`` and ``actor``."""
+    return request.scope.get("aiotaskq.original", request)
+
+
 async def actor_of(actor: Actor | None, request: Any) -> str:
     """Return the name of the visitor, "" where nothing tells it."""
     if actor is None:
         return ""
-    found = actor(request)
+    found = actor(original(request))
     return str(await found if inspect.isawaitable(found) else found)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -15,11 +15,11 @@ from aiotaskq.core.errors import check_int, missing
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 from aiotaskq.web.access import TokenCheck, check_access, names_loopback
-from aiotaskq.web.asgi import application, response_of
+from aiotaskq.web.asgi import application
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.session import TokenLogin
 from aiotaskq.web.dashboard.site import Dashboard
-from aiotaskq.web.endpoint import Response, problem_response
+from aiotaskq.web.endpoint import problem_response
 from aiotaskq.web.endpoints import ENDPOINTS
 from aiotaskq.web.http_protocol import connection_limits, limited_protocol
 from aiotaskq.web.policy import DashboardOptions, OperationsOptions, Policy
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 try:
     import uvicorn
+    from starlette.datastructures import Headers
+    from starlette.responses import Response
 except ModuleNotFoundError:
     raise missing("uvicorn", "web") from None
 
@@ -112,18 +114,17 @@ async def serve_until(
         proxy_headers=False,  # an address that the client can choose is no address to count by
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
     )
-    server = _Server(config, lambda: started(_url(host, listener)))
-    stopping = asyncio.create_task(_stop_when(stop, server), name="aiotaskq-web-stop")
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # its caller's
+    stopping = asyncio.create_task(stop.wait(), name="aiotaskq-web-stop")
+    stopping.add_done_callback(lambda _stopping: setattr(server, "should_exit", True))
     try:
+        bare = host.strip("[]")
+        started(f"http://{f'[{bare}]' if ':' in bare else bare}:{listener.getsockname()[1]}")
         await server.serve([listener])
     finally:
         stopping.cancel()
         listener.close()
-
-
-async def _stop_when(stop: asyncio.Event, server: uvicorn.Server) -> None:
-    await stop.wait()
-    server.should_exit = True
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -135,11 +136,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((bare, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ValidationError(f"host, port: cannot listen on {printable(host)}:{port}: {error.strerror}") from None
-
-
-def _url(host: str, listener: socket.socket) -> str:
-    bare = host.strip("[]")
-    return f"http://{f'[{bare}]' if ':' in bare else bare}:{listener.getsockname()[1]}"
 
 
 def asgi(tq: TaskQ, host: str = HOST, token: str | None = None, **options: Unpack[OperationsOptions]) -> Any:
@@ -169,18 +165,18 @@ class _AccessCheck:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         refusal = self._refusal(scope) if scope["type"] == "http" else None
-        await (self._app if refusal is None else response_of(refusal))(scope, receive, send)
+        await (self._app if refusal is None else refusal)(scope, receive, send)
 
     def is_authenticated(self, scope: Any) -> bool:
         """Return whether a request shows the token, or a login with it; without a token, whether it is let in."""
-        headers = _headers(scope)
+        headers = Headers(scope=scope)
         if self._tokens is None:
             return names_loopback(headers.get("host"))
         key = session.cookies_of(headers).get(session.SESSION, "")
         return self._tokens.matches(headers.get("authorization")) or self._is_login(key)
 
     def _refusal(self, scope: Any) -> Response | None:
-        headers = _headers(scope)
+        headers = Headers(scope=scope)
         if self._tokens is None:
             if names_loopback(headers.get("host")):
                 return None
@@ -201,25 +197,3 @@ class _AccessCheck:
             make_problem(401, "NoToken", "a token is needed: Authorization: Bearer …"),
             WWW_Authenticate='Bearer realm="aiotaskq"',
         )
-
-
-def _headers(scope: Any) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-
-
-class _Server(uvicorn.Server):
-    """A server in a running loop that leaves signals to its caller."""
-
-    def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
-        super().__init__(config)
-        self._on_start = started
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no signal handlers."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and call ``started``."""
-        await super().startup(sockets)
-        self._on_start()

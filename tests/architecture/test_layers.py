@@ -191,12 +191,12 @@ LIBRARIES = {
     "redis": {"backends.redis"},
     "rich": {"cli.layout", "cli.output"},
     "sqlalchemy": {"backends.sql", "cli.tables", "database", "integrations.django", "models", "sync.session"},
-    "starlette": {"web.asgi"},
+    "starlette": {"integrations.aiohttp", "web"},
     "typer": {"cli"},
     "tzlocal": {"core.cron"},
     "uvicorn": {"web.http_protocol", "web.server"},
 }
-FOLDERS = ("backends.sql.migrations", "backends.sql", "backends.redis", "cli", "integrations.django")
+FOLDERS = ("backends.sql.migrations", "backends.sql", "backends.redis", "cli", "integrations.django", "web")
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -14,13 +14,15 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
 
 from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.backends.read_limit import limited_reads
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.web.access import is_same_origin
+from aiotaskq.web.access import is_encrypted, is_same_origin
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.live import Live, render
 from aiotaskq.web.dashboard.pages import (
@@ -53,8 +55,8 @@ from aiotaskq.web.dashboard.view import (
     thing_of,
 )
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
-from aiotaskq.web.endpoint import JSON, Request, Response, media_type_of, read_body
-from aiotaskq.web.policy import MAX_BODY, Actor, Allow, CheckUser, Policy, actor_of
+from aiotaskq.web.endpoint import JSON, media_type_of, read_body
+from aiotaskq.web.policy import MAX_BODY, Actor, Allow, CheckUser, Policy, actor_of, original
 from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, ProblemError, answered, make_problem
 
 HTML = "text/html; charset=utf-8"
@@ -162,8 +164,8 @@ class Dashboard:
 
     async def respond(self, request: Request) -> Response:
         """Return the response to a request. An error of the application's own is raised."""
-        if request.path.get("name", "").startswith("static/"):
-            return asset(request.path["name"].removeprefix("static/"), request.headers)
+        if request.path_params.get("name", "").startswith("static/"):
+            return asset(request.path_params["name"].removeprefix("static/"), request.headers)
         cookies = session.cookies_of(request.headers)
         preferences = session.kept(cookies, session.PREFERENCES, session.Preferences) or session.Preferences()
         words = Words(language_of(preferences.language, request.headers.get("accept-language", "")), self._tq.timezone)
@@ -193,7 +195,7 @@ class Dashboard:
             if user is None:
                 return self._login_page(self._login, view)
             view = replace(view, actor=user)
-            request.logged_in(user)
+            request.state.aiotaskq_user = user
             if view.path == "logout" and changes:
                 # Noted where each process sees it, so that a copy of the cookie is no login either.
                 await self._tq.values.set_public(session.logout_key(key), True, session.seconds_left(key, view.now))
@@ -205,7 +207,7 @@ class Dashboard:
         if view.path == UPDATE:
             return await self._update(view)
         page = _page(view.path)
-        view = _with_query(await self._full(view), page, request.query)
+        view = _with_query(await self._full(view), page, request.query_params.multi_items())
         made = []
         if not key:
             view = replace(view, key=session.new_session(view.now))
@@ -272,7 +274,7 @@ class Dashboard:
         return frozenset(name for name, action in actions.items() if action.operation.word in allowed)
 
     async def _update(self, view: View) -> Response:
-        wanted = dict(view.request.query)
+        wanted = dict(view.request.query_params)
         page, known = _page(wanted.pop("page", "")), wanted.pop("known", "").split(",")
         view = _with_query(replace(view, show_args=self._policy.show_args), page, list(wanted.items()))
         async with asyncio.timeout(PAGE_TIMEOUT):
@@ -286,7 +288,7 @@ class Dashboard:
             return False
         if self._allow is None:
             return True
-        answer = self._allow(request.original, action)
+        answer = self._allow(original(request), action)
         return bool(await answer if inspect.isawaitable(answer) else answer)
 
     async def _form(self, request: Request, key: str) -> dict[str, list[str]]:
@@ -312,7 +314,7 @@ class Dashboard:
             raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
         if not await self._may(view.request, action.operation.word):
             return self._problem(view, make_problem(403, "NotAllowed", marked("you may not do this here")))
-        actor = await actor_of(self._policy.actor, view.request.original) if self._policy.actor else view.actor
+        actor = await actor_of(self._policy.actor, view.request) if self._policy.actor else view.actor
         try:
             answer = await action.run(replace(view, actor=actor, show_args=self._policy.show_args))
         except (ProblemError, AiotaskqError) as error:
@@ -375,12 +377,13 @@ class Dashboard:
         if not view.key:  # else the form in another tab stays valid
             view = replace(view, key=session.new_session(view.now))
             made.append(_cookie(request, session.SESSION, view.key))
-        back = link(view.path, **dict(request.query)) if request.method == "GET" else "./"
+        back = link(view.path, **dict(request.query_params)) if request.method == "GET" else "./"
         data = {"wrong": wrong, "back": back, "by_name": login.by_name}
         return reply(render("login", self._context(view, None) | {"data": data}), 401, cookies=made)
 
     async def _log_in(self, login: Login, view: View) -> Response:
-        user = await login.user(view.text, view.request.address)
+        client = view.request.client
+        user = await login.user(view.text, "" if client is None else client.host)
         if user is None:
             return self._login_page(login, view, wrong=True)
         cookie = _cookie(view.request, session.SESSION, session.new_login(login.secret, view.now, user))
@@ -396,8 +399,10 @@ def reply(
     media_type: str = HTML,
 ) -> Response:
     """Return a page, which by default no cache keeps."""
-    made = (*SECURITY, ("Cache-Control", cache), *headers, *(("Set-Cookie", each) for each in cookies))
-    return Response(status, body, made, media_type)
+    made = Response(body, status, dict((*SECURITY, ("Cache-Control", cache), *headers)), media_type)
+    for each in cookies:
+        made.headers.append("Set-Cookie", each)
+    return made
 
 
 def redirect(where: str, *cookies: str) -> Response:
@@ -407,12 +412,13 @@ def redirect(where: str, *cookies: str) -> Response:
 
 def _cookie(request: Request, name: str, value: str | msgspec.Struct, seconds: int | None = None) -> str:
     """Return a cookie for the connection of a request; 0 seconds deletes it."""
-    return session.cookie(name, value, secure=request.secure, seconds=seconds)
+    secure = is_encrypted(request.scope.get("scheme", ""), request.headers)
+    return session.cookie(name, value, secure=secure, seconds=seconds)
 
 
 def _wants_data(view: View) -> bool:
     """Return whether the answer is for a program."""
-    return dict(view.request.query).get("format") == "json" or view.path == UPDATE
+    return view.request.query_params.get("format") == "json" or view.path == UPDATE
 
 
 async def _loaded(page: Page, view: View) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
+from starlette.requests import Request
 
 from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
@@ -29,7 +30,6 @@ from aiotaskq.web.dashboard.happened import Feed, Life
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.session import Message, Preferences, form_token
 from aiotaskq.web.dashboard.words import Words, marked
-from aiotaskq.web.endpoint import Request
 from aiotaskq.web.problem_details import ProblemError
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class View:
     @property
     def path(self) -> str:
         """The path below the prefix, without the slash at its beginning; "" is the overview."""
-        return self.request.path.get("name", "")
+        return str(self.request.path_params.get("name", ""))
 
     @property
     def form_token(self) -> str:
