@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
+from collections import Counter as Sums
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 from heapq import nlargest
@@ -100,8 +101,13 @@ class Metrics:
         Raises:
             ValidationError: for a wrong value, a second Metrics of the same TaskQ, or names that the registry has.
         """
-        # The blocking one may replace its awaited twin by one with the same handlers and listeners.
-        self._tq: Callable[[], TaskQ] = (lambda: tq) if isinstance(tq, TaskQ) else _awaited_of(tq)
+        self._tq: Callable[[], TaskQ]
+        if isinstance(tq, TaskQ):
+            self._tq = lambda: tq
+        else:  # it may replace its awaited twin by one with the same handlers and listeners
+            from aiotaskq.sync.bridge import reach_of  # imported already; for others it would turn on log lines
+
+            self._tq = reach_of(tq)
         self.registry = REGISTRY if registry is None else registry
         self._port = None if port is None else check_int("port", port, 0, 65_535)
         self._host = host
@@ -109,6 +115,7 @@ class Metrics:
         self._labels = _Labels(self._tq, [check_key("queues", name, 100) for name in queues], check_int("limit", limit))
         self._interval = check_seconds("sample_interval", sample_interval, zero=False)
         self._known: dict[tuple[Any, tuple[str, str]], Any] = {}
+        self._usages: set[str] = set()
         self.serving: int | None = None
         """The port, while it is served."""
         self._limits = _Limits(namespace, check_int("limits", limits, 0, 1_000))
@@ -124,30 +131,24 @@ class Metrics:
     def _make(self, namespace: str, buckets: tuple[float, ...]) -> None:
         common: dict[str, Any] = {"namespace": namespace, "registry": self.registry}
         both = ("type", "queue")
-        self._counters = {
-            name: Counter(f"tasks_{name}", text, both, **common) for name, text in COUNTED.items()
-        }  # fmt: skip
+        self._counters = {name: Counter(f"tasks_{name}", text, both, **common) for name, text in COUNTED.items()}
         timed = {**common, "buckets": buckets}
         self._wait = Histogram("wait_seconds", "From when a task is due to its start.", both, **timed)
         self._run = Histogram("run_seconds", "How long a handler runs, however it ends.", both, **timed)
         self._lateness = Histogram("schedule_lateness_seconds", "From due to fired.", both, **timed)
         self._skipped = Counter("schedule_skipped", "Due times skipped.", ("type", "queue", "reason"), **common)
         self._disabled = Counter("schedules_disabled", "Schedules that could not be fired.", both, **common)
-        usage = "What tasks have used up here, by the names of current_task().usage()."
-        self._usage = Counter("usage", usage, (*both, "name"), **common)
-        self._usages: set[str] = set()
-        stalls = "How long the event loop stood still in a task."
-        self._stall = Histogram("loop_stall_seconds", stalls, both, **timed)
+        used = "What tasks have used up here, by the names of current_task().usage()."
+        self._usage = Counter("usage", used, (*both, "name"), **common)
+        self._stall = Histogram("loop_stall_seconds", "How long the event loop stood still in a task.", both, **timed)
         self._exhausted = Counter("slots_exhausted", "Times that late handlers held all slots.", both, **common)
-        self._up = Gauge(
-            "store_up", "Whether the store answered the last count.", multiprocess_mode="livemin", **common
-        )
+        up = "Whether the store answered the last count."
+        self._up = Gauge("store_up", up, multiprocess_mode="livemin", **common)
+        last = {**common, "multiprocess_mode": "livemostrecent"}
         rows = "Rows of the store by queue and status (pending, running, failed), as last counted."
-        self._rows = Gauge("tasks", rows, ("queue", "status"), multiprocess_mode="livemostrecent", **common)
-        ready = "Tasks that could be claimed now, as last counted."
-        self._ready = Gauge("ready_tasks", ready, multiprocess_mode="livemostrecent", **common)
-        oldest = "How long the oldest of these is due, as last counted."
-        self._oldest = Gauge("oldest_ready_seconds", oldest, multiprocess_mode="livemostrecent", **common)
+        self._rows = Gauge("tasks", rows, ("queue", "status"), **last)
+        self._ready = Gauge("ready_tasks", "Tasks that could be claimed now, as last counted.", **last)
+        self._oldest = Gauge("oldest_ready_seconds", "How long the oldest of these is due, as last counted.", **last)
         for name, text, read in HELD:
             gauge = Gauge(f"worker_{name}", text, **common)
             gauge.set_function(lambda read=read: float(read(self._occupancy())))  # type: ignore[misc]
@@ -160,20 +161,22 @@ class Metrics:
 
     def _listen(self, on: Callable[[HookName, Callable[[HookCall], Any]], Any]) -> None:
         for name in ("pushed", "completed", "retried", "failed", "cancelled", "expired", "released", "unknown"):
-            on(name, self._counting(name))
+            on(name, self._counting(self._counters[name]))
         on("started", self._started)
-        on("timeout", self._counting("timed_out"))
+        on("timeout", self._counting(self._counters["timed_out"]))
         on("used", self._used)
         on("lost", self._lost)
-        on("fired", self._fired)
+        on("fired", lambda event: self._observe(self._lateness, event.task, event.detail["lateness"]))
         on("skipped", self._skip)
         on("disabled", lambda event: self._disabled.labels(*self._of_schedule(event)).inc())
-        on("stalled", lambda event: self._stall.labels(*self._labels.of(event.task)).observe(event.detail["seconds"]))
-        on("exhausted", lambda event: self._exhausted.labels(*self._labels.of(event.task)).inc())
+        on("stalled", lambda event: self._observe(self._stall, event.task, event.detail["seconds"]))
+        on("exhausted", self._counting(self._exhausted))
 
-    def _counting(self, name: str) -> Callable[[HookCall], None]:
-        counter = self._counters[name]
+    def _counting(self, counter: Counter) -> Callable[[HookCall], None]:
         return lambda event: self._series(counter, self._labels.of(event.task)).inc()
+
+    def _observe(self, histogram: Histogram, task: Task | None, seconds: float) -> None:
+        self._series(histogram, self._labels.of(task)).observe(max(0.0, seconds))
 
     def _series(self, metric: Any, labels: tuple[str, str]) -> Any:
         """Return the series of a metric with these labels; few exist, and prometheus_client's own look-up is slow."""
@@ -183,11 +186,9 @@ class Metrics:
         return series
 
     def _started(self, event: HookCall) -> None:
-        task = event.task
-        assert task is not None
-        labels = self._labels.of(task)
-        self._series(self._counters["started"], labels).inc()
-        self._series(self._wait, labels).observe(max(0, event.at - task.run_at) / SECOND)
+        assert event.task is not None
+        self._series(self._counters["started"], self._labels.of(event.task)).inc()
+        self._observe(self._wait, event.task, (event.at - event.task.run_at) / SECOND)
 
     def _used(self, event: HookCall) -> None:
         labels = self._labels.of(event.task)
@@ -197,16 +198,9 @@ class Metrics:
             self._usage.labels(*labels, printable(name) if name in self._usages else OTHER).inc(amount)
 
     def _lost(self, event: HookCall) -> None:
-        task = event.task
-        assert task is not None
-        labels = self._labels.of(task)
-        if task.status is Status.RUNNING:  # as its late worker still has it
-            self._counters["refused"].labels(*labels).inc()
-            return
-        self._counters["lost"].labels(*labels).inc()
-
-    def _fired(self, event: HookCall) -> None:
-        self._lateness.labels(*self._labels.of(event.task)).observe(max(0.0, event.detail["lateness"]))
+        assert event.task is not None
+        name = "refused" if event.task.status is Status.RUNNING else "lost"  # a late worker still has it as running
+        self._counters[name].labels(*self._labels.of(event.task)).inc()
 
     def _skip(self, event: HookCall) -> None:
         labels = self._of_schedule(event)
@@ -228,7 +222,7 @@ class Metrics:
         try:
             return await call_next(task)
         finally:
-            self._series(self._run, self._labels.of(task)).observe((clock.ticks() - start) / SECOND)
+            self._observe(self._run, task, (clock.ticks() - start) / SECOND)
 
     # ---- sampling and serving ----
 
@@ -238,7 +232,11 @@ class Metrics:
 
         The counters of the registered handlers exist from here on, with 0.
         """
-        self._begin_at_zero()
+        # Without the series of the registered handlers ``rate`` and alerts miss the first increment.
+        for handler in internal(self._tq()).registered.handlers.values():
+            labels = self._labels.pair(handler.name, handler.template.queue)
+            for counter in (*self._counters.values(), self._disabled, self._exhausted):
+                self._series(counter, labels)
         sampler = Poller("metrics", self._sample, self._tq().queue.clock)
         stop = self._serve(self._port) if self._port is not None else None
         await sampler.start()
@@ -249,13 +247,6 @@ class Metrics:
             if stop is not None:
                 self.serving = None
                 stop()
-
-    def _begin_at_zero(self) -> None:
-        """Make the series of the registered handlers: without them ``rate`` and alerts miss the first increment."""
-        for handler in internal(self._tq()).registered.handlers.values():
-            labels = self._labels.pair(handler.name, handler.template.queue)
-            for counter in (*self._counters.values(), self._disabled, self._exhausted):
-                self._series(counter, labels)
 
     async def _while_workers_run(self) -> AsyncIterator[Metrics]:
         async with self.sampling():
@@ -319,17 +310,14 @@ def start_http_server(
     server, thread = _start_http_server(port, host, REGISTRY if registry is None else registry)
     server.daemon_threads = True  # type: ignore[attr-defined]  # a scraper that hangs must not keep the process from ending
 
-    def stop() -> None:
-        # In a thread, because it waits for the server thread's next poll.
-        threading.Thread(target=_close, args=(server, thread), name="aiotaskq-metrics", daemon=True).start()
+    def close() -> None:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
-    return stop, server.server_port
-
-
-def _close(server: Any, thread: threading.Thread) -> None:
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    # In a thread, because it waits for the server thread's next poll.
+    closing = threading.Thread(target=close, name="aiotaskq-metrics", daemon=True)
+    return closing.start, server.server_port
 
 
 LIMITS = (
@@ -358,14 +346,14 @@ class _Limits:
         found = [each for each in self.found if each.budget_of is None]
         fullest = nlargest(self._number, found, key=lambda each: (each.waiting, each.held))
         names = {each.key: printable(each.key) for each in fullest}
-        sums: dict[str, tuple[int, int]] = {OTHER: (0, 0)} if found else {}
+        waits: Sums[str] = Sums({OTHER: 0} if found else {})
+        holds: Sums[str] = Sums()
         for each in found:
-            label = names.get(each.key, OTHER)
-            before = sums.get(label, (0, 0))
-            sums[label] = (before[0] + each.waiting, before[1] + each.held)
-        for label, (waits, holds) in sums.items():
-            waiting.add_metric((label,), waits)
-            held.add_metric((label,), holds)
+            waits[names.get(each.key, OTHER)] += each.waiting
+            holds[names.get(each.key, OTHER)] += each.held
+        for label, count in waits.items():
+            waiting.add_metric((label,), count)
+            held.add_metric((label,), holds[label])
         closed.add_metric((), sum(each.state != "open" for each in found))
         used_up.add_metric((), sum(each.state == "used_up" and each.waiting > 0 for each in self.found))
         return [waiting, held, closed, used_up]
@@ -388,21 +376,14 @@ class _Labels:
 
     def pair(self, type: str, queue: str) -> tuple[str, str]:
         """Return the labels of a type and a queue."""
-        pair = (type, queue)
-        labels = self._pairs.get(pair)
-        if labels is not None:
+        if (labels := self._pairs.get((type, queue))) is not None:
             return labels
-        tq = self._tq()
-        known = internal(tq).registered.knows(type)
-        named = queue in self.queues()
-        if known and named and len(self._pairs) < self._limit:
-            return self._pairs.setdefault(pair, (printable(type), printable(queue)))
         # One of the two may be known by itself; its pair with "other" counts towards the limit, too.
-        if known or named:
-            half = (type if known else OTHER, queue if named else OTHER)
-            if half != pair and (half in self._pairs or len(self._pairs) < self._limit):
-                return self._pairs.setdefault(half, (printable(half[0]), printable(half[1])))
-        return (OTHER, OTHER)
+        known = internal(self._tq()).registered.knows(type)
+        pair = (type if known else OTHER, queue if queue in self.queues() else OTHER)
+        if pair not in self._pairs and (pair == (OTHER, OTHER) or len(self._pairs) >= self._limit):
+            return (OTHER, OTHER)
+        return self._pairs.setdefault(pair, (printable(pair[0]), printable(pair[1])))
 
     def queue(self, name: str) -> str:
         """Return the label of a queue."""
@@ -416,11 +397,3 @@ class _Labels:
             names = sorted({handler.template.queue for handler in handlers.values()})
             self._queues = self._named | set(names[: self._limit])
         return self._queues
-
-
-def _awaited_of(tq: aiotaskq.sync.TaskQ) -> Callable[[], TaskQ]:
-    from aiotaskq.sync.bridge import (
-        reach_of,  # imported already, with that TaskQ; for others it would turn on log lines
-    )
-
-    return reach_of(tq)  # type: ignore[no-any-return]
