@@ -10,6 +10,7 @@ from django.db.models.signals import post_migrate
 from aiotaskq.integrations.django.backend import TasksBackend
 from aiotaskq.integrations.django.framework import task_backends
 from aiotaskq.log import output
+from aiotaskq.sync import TaskQ
 
 __all__ = ["AiotaskqConfig"]
 
@@ -30,4 +31,5 @@ class AiotaskqConfig(AppConfig):  # type: ignore[misc]  # Django has no types
 def _make_tables(using: str, **_given: Any) -> None:
     for backend in task_backends.all():
         if isinstance(backend, TasksBackend) and backend.using == using:
-            backend.make_tables()
+            with TaskQ(backend.url):  # not its `taskq`, whose users would find it closed
+                pass

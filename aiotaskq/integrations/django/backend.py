@@ -159,11 +159,6 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
         autodiscover_modules("tasks")
         return [import_module(name) for name in self.options.get("modules", ())]
 
-    def make_tables(self) -> None:
-        """Create or migrate the tables of the store; nothing happens where they are there."""
-        with TaskQ(self.url):  # not `taskq`, whose users would find it closed
-            pass
-
     def check(self, **_kwargs: Any) -> Iterable[checks.CheckMessage]:
         """Return what is wrong with the options."""
         if not isinstance(self.options, Mapping):

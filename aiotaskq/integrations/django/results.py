@@ -22,10 +22,7 @@ from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.integrations.django import framework
 from aiotaskq.integrations.django.framework import TaskError, TaskResult, TaskResultStatus
 
-__all__ = ["UNKNOWN_WORKER", "aware", "raised", "result_of", "task_at"]
-
-UNKNOWN_WORKER = "unknown"
-"""The worker of an attempt that has ended: its id is not kept."""
+__all__ = ["aware", "raised", "result_of", "task_at"]
 
 _STATUSES = {
     Status.PENDING: TaskResultStatus.READY,
@@ -97,16 +94,13 @@ def result_of(row: Task, alias: str, notes: Sequence[LogEntry] = ()) -> Any:
         kwargs=row.params.get("kwargs", {}),
         backend=alias,
         errors=_errors(row, attempts, notes),
-        worker_ids=_worker_ids(attempts),
+        # The id of the worker of an attempt that has completed is not kept, and of many attempts only the newest are.
+        worker_ids=["unknown"] * (attempts[0].number - 1 if attempts else 0)
+        + [attempt.worker or "unknown" for attempt in attempts],
     )
     if row.status is Status.COMPLETED:
         object.__setattr__(result, "_return_value", readable_result(row))
     return result
-
-
-def _worker_ids(attempts: Sequence[Attempt]) -> list[str]:
-    dropped = attempts[0].number - 1 if attempts else 0
-    return [UNKNOWN_WORKER] * dropped + [attempt.worker or UNKNOWN_WORKER for attempt in attempts]
 
 
 def _errors(row: Task, attempts: Sequence[Attempt], notes: Sequence[LogEntry]) -> list[Any]:

@@ -24,7 +24,7 @@ from aiotaskq.integrations.django.framework import InvalidTask, normalize_json
 from aiotaskq.integrations.django.results import aware, task_at
 from aiotaskq.runtime.handler import INJECTED, make_handler
 
-__all__ = ["Declared", "Task", "call_of", "declared", "handler_of", "handler_options", "schedule"]
+__all__ = ["Task", "call_of", "declared", "handler_of", "handler_options", "schedule"]
 
 T = TypeVar("T")
 READ_BY_WORKERS = ("backoff", "retry_on")
@@ -123,21 +123,16 @@ def call_of(backend: Any, task: Any, args: Any, kwargs: Any, options: PushOption
     Raises TypeError for arguments that the function does not take, and InvalidTask.
     """
     defined = task_at(task.module_path)
-    if changed := [name for name in READ_BY_WORKERS if _differs(task, defined, name)]:
+    changed = [name for name in READ_BY_WORKERS if getattr(task, name, None) != getattr(defined, name, None)]
+    if changed and isinstance(defined, Task):
         raise InvalidTask(f"{', '.join(changed)}: workers read it where the task is defined; give it to @task")
-    own: dict[str, Any] = {
-        "queue": task.queue_name,
-        "priority": -task.priority,  # the smaller number is claimed first
-        "max_retries": getattr(backend, "max_retries", 0),
-        **_push_options(task),
-    }
+    own = _options(task, getattr(backend, "max_retries", 0))
+    for name in ("unique_key", "idempotency_key"):
+        if (key := getattr(task, name, None)) is not None:
+            own[name] = key
     if task.run_after is not None:
         own["at"] = aware(task.run_after)
     return TaskCall(task.module_path, fitting(task, args, kwargs), cast(PushOptions, {**own, **options}))
-
-
-def _differs(task: Any, defined: Any, name: str) -> bool:
-    return isinstance(defined, Task) and bool(getattr(task, name, None) != getattr(defined, name))
 
 
 def handler_of(task: Any, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -169,25 +164,24 @@ def _parameters(task: Any) -> list[inspect.Parameter]:
     return [each for each in every if each.default is not INJECTED]
 
 
-def handler_options(task: Any) -> dict[str, Any]:
-    """Return those of the options of a task that ``TaskQ.task`` takes. Raises ValidationError for a wrong key."""
-    return {name: getattr(task, name) for name in READ_BY_WORKERS if isinstance(task, Task)} | _options(task)
+def handler_options(task: Any, max_retries: int = 0) -> dict[str, Any]:
+    """Return the options of a task that ``TaskQ.task`` takes. Raises ValidationError for a wrong key."""
+    return {name: getattr(task, name) for name in READ_BY_WORKERS if isinstance(task, Task)} | _options(
+        task, max_retries
+    )
 
 
-def _push_options(task: Any) -> dict[str, Any]:
-    """Return those of the options of a task that a push takes. Raises ValidationError for a wrong key."""
-    keys = {name: getattr(task, name, None) for name in ("unique_key", "idempotency_key")}
-    return {name: value for name, value in keys.items() if value is not None} | _options(task)
-
-
-def _options(task: Any) -> dict[str, Any]:
-    if not isinstance(task, Task):  # of another backend
-        return {}
-    found = {
-        name: getattr(task, name)
-        for name in ("max_retries", "timeout", "expires", "debounce", "max_wait", "throttle")
-        if getattr(task, name) is not None
+def _options(task: Any, max_retries: int) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "queue": task.queue_name,
+        "priority": -task.priority,  # the smaller number is claimed first
+        "max_retries": max_retries,
     }
+    if not isinstance(task, Task):  # of another backend
+        return found
+    for name in ("max_retries", "timeout", "expires", "debounce", "max_wait", "throttle"):
+        if (value := getattr(task, name)) is not None:
+            found[name] = value
     if task.key is not None:
         found["key"] = _of(task, "key", task.key)
     for spec in specs_of(task.limit, task.rate, task.fair):
@@ -228,17 +222,8 @@ def _of(task: Task, field: str, of: Of) -> Callable[[dict[str, Any]], Any]:
 # ---- schedules ------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Declared:
-    """A schedule of a task of Django's, as it was declared."""
-
-    task: Any
-    params: dict[str, Any]
-    options: dict[str, Any]
-
-
-declared: list[Declared] = []
-"""In the order in which they were declared."""
+declared: list[tuple[Any, dict[str, Any], dict[str, Any]]] = []
+"""Tasks, their params and the options of their schedules, in the order in which they were declared."""
 
 
 def schedule(*, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Callable[[T], T]:
@@ -254,7 +239,7 @@ def schedule(*, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = Non
             raise ValidationError("schedule: it is that of a task; write it in the line above @task")
         params = fitting(task, args, kwargs)
         TaskQ("memory://").schedule(params=params, **options)(stored)
-        declared.append(Declared(task, params, options))
+        declared.append((task, params, options))
         return task
 
     return declare

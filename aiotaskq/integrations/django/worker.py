@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
@@ -21,12 +22,7 @@ from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.integrations.django import framework
-from aiotaskq.integrations.django.framework import (
-    TaskContext,
-    normalize_json,
-    task_finished,
-    task_started,
-)
+from aiotaskq.integrations.django.framework import TaskContext, normalize_json, task_finished, task_started
 from aiotaskq.integrations.django.results import raised, result_of, task_at
 from aiotaskq.integrations.django.task import declared, handler_of, handler_options
 from aiotaskq.log import log, printable
@@ -84,13 +80,13 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
         for task in list(vars(module).values()):
             if isinstance(task, framework.Task) and task.backend == backend.alias:
                 handlers.get(task.module_path)  # which registers it: the registry of workers has the types
-    for each in declared:
-        path = each.task.module_path
-        if each.task.backend != backend.alias:
+    for task, params, of_schedule in declared:
+        path = task.module_path
+        if task.backend != backend.alias:
             continue
         if handlers.get(path) is None:
             raise ValidationError(f"schedule: {path} is no task; write @schedule in the line above @task")
-        tq.schedule(params=each.params, **each.options)(handlers.functions[path])
+        tq.schedule(params=params, **of_schedule)(handlers.functions[path])
 
     async def ended(event: HookCall) -> None:
         if event.task is not None and task_at(event.task.type) is not None:
@@ -131,54 +127,36 @@ class _Handlers(dict[str, Handler]):
             return
         if task is None:
             return
-        options = {
-            "queue": task.queue_name,
-            "priority": -task.priority,
-            "max_retries": self._backend.max_retries,
-            **handler_options(task),
-        }
-        run = (_coroutine if inspect.iscoroutinefunction(task.func) else _plain)(self._backend, task)
-        self.functions[path] = self._tq.task(name=path, **options)(closing_connections(handler_of(task, run)))
+        options = handler_options(task, self._backend.max_retries)
+        handler = closing_connections(handler_of(task, _run_of(self._backend, task)))
+        self.functions[path] = self._tq.task(name=path, **options)(handler)
 
 
-def _plain(backend: TasksBackend, task: Any) -> Callable[..., Any]:
-    def run(args: Any = (), kwargs: Any = None, **parent: Any) -> Any:
+def _run_of(backend: TasksBackend, task: Any) -> Callable[..., Any]:
+    """Return the function of a task with the signals around it."""
+
+    @contextlib.contextmanager
+    def started() -> Iterator[tuple[Any, tuple[Any, ...]]]:
+        context = current_task()
         try:
-            result = _started(backend)
+            result = result_of(context.task, backend.alias)
+            yield result, (TaskContext(task_result=result),) if task.takes_context else ()
+        except Exception as error:
+            attempts = context.task.attempts
+            context.log(raised(attempts[-1].number + 1 if attempts else 1, error))
+            raise
+
+    def in_thread(args: Any = (), kwargs: Any = None, **parent: Any) -> Any:
+        with started() as (result, first):
             task_started.send(sender=type(backend), task_result=result)
-            return normalize_json(task.func(*_first(task, result), *args, **(kwargs or {}), **parent))
-        except Exception as error:
-            _note(error)
-            raise
+            return normalize_json(task.func(*first, *args, **(kwargs or {}), **parent))
 
-    return run
-
-
-def _coroutine(backend: TasksBackend, task: Any) -> Callable[..., Any]:
-    async def run(args: Any = (), kwargs: Any = None, **parent: Any) -> Any:
-        try:
-            result = _started(backend)
+    async def in_loop(args: Any = (), kwargs: Any = None, **parent: Any) -> Any:
+        with started() as (result, first):
             await task_started.asend(sender=type(backend), task_result=result)
-            return normalize_json(await task.func(*_first(task, result), *args, **(kwargs or {}), **parent))
-        except Exception as error:
-            _note(error)
-            raise
+            return normalize_json(await task.func(*first, *args, **(kwargs or {}), **parent))
 
-    return run
-
-
-def _started(backend: TasksBackend) -> Any:
-    return result_of(current_task().task, backend.alias)
-
-
-def _first(task: Any, result: Any) -> tuple[Any, ...]:
-    return (TaskContext(task_result=result),) if task.takes_context else ()
-
-
-def _note(error: Exception) -> None:
-    context = current_task()
-    attempts = context.task.attempts
-    context.log(raised(attempts[-1].number + 1 if attempts else 1, error))
+    return in_loop if inspect.iscoroutinefunction(task.func) else in_thread
 
 
 @closing_connections
