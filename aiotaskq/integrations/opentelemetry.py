@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,8 @@ class Tracing:
             raise ValidationError(f"relation: {relation!r} is not one of child, link")
         self._linked = relation == "link"
         self._record = record_exceptions
-        self._tracer = get_tracer("aiotaskq", tracer_provider=tracer_provider)
+        start = get_tracer("aiotaskq", tracer_provider=tracer_provider).start_as_current_span
+        self._span = functools.partial(start, record_exception=False, set_status_on_exception=False)
         self._spans: dict[tuple[str, int], Span] = {}  # of the current runs
         tq.middleware(self)
         tq.on("timeout", self._timed_out)
@@ -77,9 +79,7 @@ class Tracing:
         else:
             attributes["messaging.batch.message_count"] = len(tasks)
         name = f"push {printable(types.pop()) if len(types) == 1 else 'many'}"
-        with self._tracer.start_as_current_span(
-            name, kind=SpanKind.PRODUCER, attributes=attributes, record_exception=False, set_status_on_exception=False
-        ) as span:
+        with self._span(name, kind=SpanKind.PRODUCER, attributes=attributes) as span:
             carrier: dict[str, str] = {}
             W3C.inject(carrier)
             if carrier:
@@ -110,15 +110,7 @@ class Tracing:
         if task.scheduler_task_id is not None:
             attributes["aiotaskq.schedule_id"] = printable(task.scheduler_task_id)
         key = (task.task_id, task.fence)
-        with self._tracer.start_as_current_span(
-            f"run {printable(task.type)}",
-            context,
-            SpanKind.CONSUMER,
-            attributes,
-            links,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        with self._span(f"run {printable(task.type)}", context, SpanKind.CONSUMER, attributes, links) as span:
             self._spans[key] = span
             try:
                 return await call_next(task)

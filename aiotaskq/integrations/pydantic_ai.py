@@ -84,7 +84,9 @@ class Durability(BaseDurabilityCapability[AgentDepsT]):
     def get_default_run_id(self) -> str | None:
         """Return an id that is the same in each run of the task, for the first, second, … run of the agent in it."""
         context = _context()
-        return None if context is None else _run_id(context, self.name)
+        if context is None:
+            return None
+        return f"{context.task.task_id}:{self.name}:{context.run_steps().number('step', f'{self.name}:run')}"
 
     def get_default_conversation_id(self, run_id: str) -> str | None:
         """Return an id made from that of the run."""
@@ -170,10 +172,6 @@ def _context() -> TaskContext | None:
             "call it by `await agent.run(…)` in an `async def` handler"
         )
     return context
-
-
-def _run_id(context: TaskContext, agent: str) -> str:
-    return f"{context.task.task_id}:{agent}:{context.run_steps().number('step', f'{agent}:run')}"
 
 
 def _suffix(run_id: str | None, agent: str) -> str:
