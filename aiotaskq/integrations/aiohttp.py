@@ -85,9 +85,12 @@ def operations(tq: TaskQ, *, middlewares: Sequence[Any] = (), **options: Unpack[
     async def openapi(_request: web.Request) -> web.Response:
         return _response_of(respond(whole))
 
+    async def stop(app: web.Application) -> None:
+        app[_STOPPING].set()
+
     app = web.Application(middlewares=[*middlewares, _problems])
     app[_STOPPING] = asyncio.Event()
-    app.on_shutdown.append(_stop)
+    app.on_shutdown.append(stop)
     for each in wanted:
         app.router.add_route(each.method, each.path.replace("}", ":.+}"), _handler(responder(each, tq, policy)))
     app.router.add_get("/openapi.json", openapi)
@@ -135,10 +138,6 @@ def _handler(respond_to: Callable[[Request], Awaitable[Response]]) -> Handler:
         return sent
 
     return handle
-
-
-async def _stop(app: web.Application) -> None:
-    app[_STOPPING].set()
 
 
 @web.middleware

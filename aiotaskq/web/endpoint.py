@@ -71,16 +71,6 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is answered without a token: it discloses nothing."""
 
     @property
-    def summary(self) -> str:
-        """Its first sentence."""
-        return (self.run.__doc__ or "").partition("\n")[0].rstrip(".")
-
-    @property
-    def description(self) -> str:
-        """What is to be known beyond the summary."""
-        return " ".join((self.run.__doc__ or "").partition("\n")[2].split())
-
-    @property
     def changes(self) -> bool:
         """Whether it changes something."""
         return self.method != "GET"

@@ -34,9 +34,10 @@ Describe = Callable[[Any], dict[str, Any]]
 
 def entry_of(endpoint: Endpoint, describe: Describe, also: Collection[int] = ()) -> dict[str, Any]:
     """Return an endpoint as OpenAPI has it, without id and tags; ``also`` are statuses of middleware in front of it."""
-    entry: dict[str, Any] = {"summary": endpoint.summary}
-    if endpoint.description:
-        entry["description"] = endpoint.description
+    summary, _, more = (endpoint.run.__doc__ or "").partition("\n")
+    entry: dict[str, Any] = {"summary": summary.rstrip(".")}
+    if description := " ".join(more.split()):
+        entry["description"] = description
     thing = schema_of(endpoint.thing) | {"pattern": _NO_CONTROL}
     found: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": thing}
@@ -66,8 +67,8 @@ def entry_of(endpoint: Endpoint, describe: Describe, also: Collection[int] = ())
     return entry | {"responses": responses}
 
 
-def document(endpoints: Sequence[Endpoint], version: str, *, server: str = "", token: bool = False) -> dict[str, Any]:
-    """Return a whole OpenAPI 3.1 document. ``server`` is where the endpoints are mounted, seen from the document.
+def document(endpoints: Sequence[Endpoint], version: str, *, token: bool = False) -> dict[str, Any]:
+    """Return a whole OpenAPI 3.1 document, whose paths are seen from it.
 
     Its names begin with ``aiotaskq``, so that a host application can merge it into its own.
     """
@@ -86,7 +87,7 @@ def document(endpoints: Sequence[Endpoint], version: str, *, server: str = "", t
     return {
         "openapi": "3.1.0",
         "info": {"title": "aiotaskq operations", "version": version},
-        "servers": [{"url": server or "."}],
+        "servers": [{"url": "."}],
         "paths": paths,
         "components": components,
     }

@@ -26,7 +26,7 @@ from tests.web.applications import DOORS, Ask, in_aiohttp, refused
 
 def test_every_example_is_what_its_schema_says() -> None:
     for operation in ENDPOINTS:
-        assert operation.summary and operation.tag and operation.successes, operation.name
+        assert operation.run.__doc__ and operation.tag and operation.successes, operation.name
         assert operation.public or "." in operation.name, "a noun and a verb"
         if operation.body is not None:
             assert operation.example, operation.name

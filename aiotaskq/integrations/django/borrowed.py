@@ -7,6 +7,7 @@ commit, roll back or close, and leave a connection as Django has set it up.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -195,28 +196,21 @@ def _joined(alias: str) -> Session:
     connection = connections[alias]
     connection.validate_no_broken_transaction()
     connection.ensure_connection()
-    joined = Session(_engine(alias))
+    driver = connection.Database.__name__.partition(".")[0].lower()
+    joined = Session(_engine(alias, url_of(alias), driver))
     joined.connection()  # taken in this thread, since Django's connections belong to their threads
     return joined
 
 
-_engines: dict[tuple[str, str, str], Engine] = {}
-
-
-def _engine(alias: str) -> Engine:
-    connection = connections[alias]
-    driver = connection.Database.__name__.partition(".")[0]
-    key = (alias, url_of(alias), driver)
-    if key not in _engines:
-        url = make_url(key[1])
-        url = URL.create(f"{connection.vendor}+django_{driver.lower()}", host=url.host, database=url.database)
-        _engines[key] = create_engine(
-            url,
-            creator=lambda: connections[alias].connection,
-            poolclass=NullPool,
-            **({"use_native_hstore": False} if connection.vendor == "postgresql" else {}),
-        )
-    return _engines[key]
+@functools.cache
+def _engine(alias: str, url: str, driver: str) -> Engine:
+    place = make_url(url)
+    return create_engine(
+        URL.create(f"{place.drivername}+django_{driver}", host=place.host, database=place.database),
+        creator=lambda: connections[alias].connection,
+        poolclass=NullPool,
+        **({"use_native_hstore": False} if place.drivername == "postgresql" else {}),
+    )
 
 
 class _Borrowed:
