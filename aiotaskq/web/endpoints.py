@@ -57,8 +57,10 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         path = f"{verb}{path}"
     else:
         path += verb
-    schema = _without_path(operation)
-    types = {each.name: each.type for each in msgspec.structs.fields(operation.params)}
+    fields = {each.name: each for each in msgspec.structs.fields(operation.params)}
+    thing = None if operation.thing is None else fields.pop(operation.thing)
+    name = "".join(part.title() for part in re.split("[._]", operation.name))
+    schema = table.struct_of(name, list(fields.values()), operation.params.__doc__) if fields else None
 
     async def run(call: Call) -> Response:
         given = call.body if operation.changes else call.query
@@ -81,7 +83,7 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         path=path,
         tag=f"aiotaskq {operation.noun}",
         run=run,
-        thing=types.get(operation.thing or "", str),
+        thing=str if thing is None else thing.type,
         query=None if operation.changes else schema,
         body=schema if operation.changes else None,
         example=examples.given(operation),
@@ -99,13 +101,6 @@ def _successes(operation: table.Operation, example: Any) -> tuple[Success, ...]:
     if "created" not in kind.__struct_fields__:
         return (made,)
     return made, Success(200, "It existed already", kind, example | {"created": False})
-
-
-def _without_path(operation: table.Operation) -> type[msgspec.Struct] | None:
-    """Return the parameters that are in the query or the body; None if there are none."""
-    rest = [each for each in msgspec.structs.fields(operation.params) if each.name != operation.thing]
-    name = "".join(part.title() for part in re.split("[._]", operation.name))
-    return table.struct_of(name, rest, operation.params.__doc__) if rest else None
 
 
 # ---- what a task writes, as server-sent events, and the ids by which a browser goes on after a lost connection ----

@@ -100,7 +100,13 @@ async def serve_until(
     that the oldest connection without a token is closed for a new one. Raises ValidationError as ``serve``.
     """
     app = asgi(tq, host, token, **options)
-    listener = _listen(host, port)
+    bare = host.strip("[]")
+    check_int("port", port, 0, 65_535)
+    try:  # here and not in uvicorn, which ends the process where it cannot listen
+        family = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((bare, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ValidationError(f"host, port: cannot listen on {printable(host)}:{port}: {error.strerror}") from None
     config = uvicorn.Config(
         app,
         http=limited_protocol(*connection_limits(), app.is_authenticated),
@@ -119,23 +125,11 @@ async def serve_until(
     stopping = asyncio.create_task(stop.wait(), name="aiotaskq-web-stop")
     stopping.add_done_callback(lambda _stopping: setattr(server, "should_exit", True))
     try:
-        bare = host.strip("[]")
         started(f"http://{f'[{bare}]' if ':' in bare else bare}:{listener.getsockname()[1]}")
         await server.serve([listener])
     finally:
         stopping.cancel()
         listener.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Listen here and not in uvicorn, which ends the process where it cannot listen."""
-    bare = host.strip("[]")
-    check_int("port", port, 0, 65_535)
-    try:
-        family = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((bare, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise ValidationError(f"host, port: cannot listen on {printable(host)}:{port}: {error.strerror}") from None
 
 
 def asgi(tq: TaskQ, host: str = HOST, token: str | None = None, **options: Unpack[OperationsOptions]) -> Any:
