@@ -97,6 +97,7 @@ def router(tq: TaskQ, *, dependencies: Sequence[Any] = (), **options: Unpack[Ope
     models, describe = _components()
     for operation in selected(policy.operations):
         names = _REFERENCE.findall(str([describe(kind) for kind in kinds_of(operation)]))
+        entry = entry_of(operation, describe)
         made.add_api_route(
             asgi_path(operation.path),
             responder(operation, tq, policy),
@@ -107,7 +108,8 @@ def router(tq: TaskQ, *, dependencies: Sequence[Any] = (), **options: Unpack[Ope
             response_class=Response,
             # FastAPI puts the schemas of this type into its components. No response is made by it.
             response_model=tuple[*(models[name] for name in names)],  # type: ignore[misc]
-            openapi_extra=entry_of(operation, describe),
+            responses=entry.pop("responses"),
+            openapi_extra=entry,
         )
     return made
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import msgspec
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Header
 from fastapi.routing import APIRoute
 
 from aiotaskq import TaskQ
@@ -122,6 +122,18 @@ def test_the_document_of_one_operation_is_complete(operation: Endpoint) -> None:
     }
     references = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(whole)))
     assert references == whole["components"]["schemas"].keys()
+
+
+def test_parameters_of_a_dependency_change_no_response(tq: TaskQ) -> None:
+    def admin(x_key: Annotated[str, Header()]) -> None: ...
+
+    app = FastAPI()
+    app.include_router(fastapi_door.router(tq, dependencies=[Depends(admin)]))
+    whole, ours = app.openapi(), document(ENDPOINTS, "1")["paths"]["/tasks"]["get"]
+    found = whole["paths"]["/tasks"]["get"]
+    assert found["responses"].keys() == ours["responses"].keys()
+    assert found["responses"]["422"] == ours["responses"]["422"]
+    assert "x-key" in {each["name"] for each in found["parameters"]}
 
 
 async def test_the_rule_of_an_application_for_ids_of_operations_meets_none_of_our_routes(tq: TaskQ) -> None:
