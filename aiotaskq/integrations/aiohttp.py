@@ -8,23 +8,23 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from importlib import metadata
 from typing import Any, Unpack, cast
 
-from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.errors import missing
+
+try:
+    from aiohttp import web
+    from multidict import CIMultiDict
+    from starlette.requests import Request
+    from starlette.responses import Response, StreamingResponse
+except ModuleNotFoundError as error:
+    raise missing(str(error.name).partition(".")[0], "aiohttp") from None
+
+from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.errors import ValidationError
 from aiotaskq.web.endpoint import problem_response, respond, responder
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
 from aiotaskq.web.policy import DashboardOptions, OperationsOptions, Policy, RunningOptions, running
 from aiotaskq.web.problem_details import unmatched
-
-try:
-    from aiohttp import web
-    from multidict import CIMultiDict
-except ModuleNotFoundError:
-    raise missing("aiohttp", "aiohttp") from None
-
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
 
 __all__ = ["TASKQ", "USER", "cleanup_ctx", "dashboard", "operations", "setup"]
 

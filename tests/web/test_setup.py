@@ -116,6 +116,7 @@ async def test_health_tells_what_is_wrong() -> None:
         ("integrations.fastapi", "fastapi", "fastapi"),
         ("integrations.starlette", "starlette", "web"),
         ("integrations.aiohttp", "aiohttp", "aiohttp"),
+        ("integrations.aiohttp", "starlette", "aiohttp"),
         ("web.server", "uvicorn", "web"),
     ],
 )
