@@ -16,7 +16,6 @@ from aiotaskq.runtime.queue.bulk import PURGE_CHUNK, ended_before
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
-    from aiotaskq.backends.steps import Steps
 
 PAUSE = 0.05  # seconds between two full transactions, so that claims and pushes come in between
 SWEEP_INTERVAL = 60.0  # seconds; the shortest
