@@ -17,4 +17,4 @@ from aiotaskq.operations.workers import workers
 
 NOUNS: tuple[Operations, ...]
 NOUNS = (tasks, failures, schedules, queues, groups, limits, workers, events, values, history, audit, stats)
-OPERATIONS: dict[str, Operation] = {each.name: each for nouns in NOUNS for each in nouns.all.values()}
+OPERATIONS: dict[str, Operation] = {each.name: each for nouns in NOUNS for each in nouns.values()}

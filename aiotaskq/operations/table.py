@@ -198,10 +198,8 @@ NONE: Final = "none"
 """What stands for null where that would be the same as leaving a parameter out."""
 
 
-class Dry(msgspec.Struct):
-    """The parameter of each operation on many things."""
-
-    dry_run: Annotated[bool, msgspec.Meta(description="Only count what matches")] = False
+DryRun = Annotated[bool, msgspec.Meta(description="Only count what matches")]
+"""The last parameter of each operation on many things."""
 
 
 def struct_of(name: str, fields: Sequence[msgspec.structs.FieldInfo], doc: str | None) -> type[msgspec.Struct]:
@@ -213,48 +211,6 @@ def struct_of(name: str, fields: Sequence[msgspec.structs.FieldInfo], doc: str |
         )
         rest.append((each.name, each.type) if each.required else (each.name, each.type, default))
     return msgspec.defstruct(name, rest, forbid_unknown_fields=True, kw_only=True, namespace={"__doc__": doc})
-
-
-class Many(msgspec.Struct, frozen=True):
-    """How an operation is done to all things that match."""
-
-    where: type[msgspec.Struct]
-    """The filters, of which at least one is to be set, if there are any. Its docstring is that of the operation."""
-    count: Run
-    """Returns how many match."""
-    run: Run
-    """Returns how many were changed, and tells the progress of its access meanwhile."""
-
-    def operation(self, name: str) -> Operation:
-        """Return the operation, which with ``dry_run`` only counts."""
-        filters = [each.name for each in msgspec.structs.fields(self.where)]
-        fields = [*msgspec.structs.fields(self.where), *msgspec.structs.fields(Dry)]
-        params = struct_of("Many", fields, self.where.__doc__)
-
-        async def run(access: Access, given: Any) -> Counted:
-            where = {name: value for name in filters if (value := getattr(given, name)) not in (None, [])}
-            if filters and not where:
-                names = ", ".join(filters)
-                raise ValidationError(f"{name}: at least one of {names} is needed, or everything would match")
-            if given.dry_run:
-                return Counted(await self.count(access, given), True)
-            words, count = " ".join(f"{name}={_word(value)}" for name, value in where.items()) or "all", 0
-
-            def progress(now: int) -> None:
-                nonlocal count
-                count = now
-                access.changed[:] = [f"filter: {words}", f"count: {count}"]
-                access.progress(count)
-
-            try:
-                if (total := await self.run(replace(access, progress=progress), given)) != count:
-                    progress(total)
-            except Enough:
-                pass
-            return Counted(count, False)
-
-        run.__doc__ = self.where.__doc__
-        return Operation(name=f"{name}{MANY}", run=run, params=params, answer=Counted, changes=True)
 
 
 def _word(value: Any) -> str:
@@ -281,8 +237,8 @@ def _declared(function: Callable[..., Awaitable[Any]]) -> tuple[Run, type[msgspe
     return run, params, answer
 
 
-class Operations:
-    """The operations on one kind of thing, in their order; a decorator fills it."""
+class Operations(dict[str, Operation]):
+    """The operations on one kind of thing by their verbs, in their order; a decorator fills it."""
 
     def __init__(
         self,
@@ -304,7 +260,6 @@ class Operations:
         self.find = find
         self._raises = raises
         self._raises_for_name = raises_for_name
-        self.all: dict[str, Operation] = {}
 
     def __call__(
         self,
@@ -312,7 +267,6 @@ class Operations:
         changes: bool = False,
         thing: str | None = None,
         may_change_nothing: bool = False,
-        many: Many | None = None,
         raises: tuple[type[AiotaskqError], ...] = (),
     ) -> Callable[[R], R]:
         """Register a function: its name is the verb, its annotations are the parameters and the answer.
@@ -323,12 +277,11 @@ class Operations:
         def register(function: R) -> R:
             run, params, answer = _declared(function)
             verb = run.__name__.rstrip("_")
-            name = f"{self.noun}.{verb}"
             hides = not changes and "params" in params.__struct_fields__
             for_name = self._raises_for_name if thing is not None else ()
             refusals = dict.fromkeys((*raises, *self._raises, *for_name, *((NotShown,) if hides else ())))
-            made = self.all[verb] = Operation(
-                name=name,
+            self[verb] = Operation(
+                name=f"{self.noun}.{verb}",
                 run=run,
                 params=params,
                 answer=answer,
@@ -336,17 +289,51 @@ class Operations:
                 thing=thing,
                 may_change_nothing=may_change_nothing,
                 find=None if thing is None else self.find,
-                many=None if many is None else many.operation(name),
                 raises=tuple(refusals),
             )
-            if made.many is not None:
-                self.all[f"{verb}{MANY}"] = made.many
             return function
 
         return register
 
-    def __getitem__(self, verb: str) -> Operation:
-        return self.all[verb]
+    def many(self, verb: str) -> Callable[[R], R]:
+        """Register a function that does an operation to all things that match, and returns how many were changed.
+
+        Its parameters are filters, of which at least one is to be set, if there are any, and ``dry_run``: then it only
+        returns how many match. It tells the progress of its access meanwhile. The docstring is that of the parameters.
+        """
+
+        def register(function: R) -> R:
+            do, params, _ = _declared(function)
+            name = f"{self.noun}.{verb}"
+            filters = [each for each in params.__struct_fields__ if each != "dry_run"]
+
+            async def run(access: Access, given: Any) -> Counted:
+                where = {each: value for each in filters if (value := getattr(given, each)) not in (None, [])}
+                if filters and not where:
+                    names = ", ".join(filters)
+                    raise ValidationError(f"{name}: at least one of {names} is needed, or everything would match")
+                if given.dry_run:
+                    return Counted(await do(access, given), True)
+                words, count = " ".join(f"{each}={_word(value)}" for each, value in where.items()) or "all", 0
+
+                def progress(now: int) -> None:
+                    nonlocal count
+                    count = now
+                    access.changed[:] = [f"filter: {words}", f"count: {count}"]
+                    access.progress(count)
+
+                with contextlib.suppress(Enough):
+                    if (total := await do(replace(access, progress=progress), given)) != count:
+                        progress(total)
+                return Counted(count, False)
+
+            run.__doc__ = params.__doc__
+            many = Operation(name=f"{name}{MANY}", run=run, params=params, answer=Counted, changes=True)
+            self[verb] = msgspec.structs.replace(self[verb], many=many)
+            self[f"{verb}{MANY}"] = many
+            return function
+
+        return register
 
 
 async def perform(

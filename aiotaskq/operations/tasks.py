@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from msgspec import UNSET, Struct, structs
 
 from aiotaskq.core.errors import check_json
 from aiotaskq.core.status import Status
-from aiotaskq.core.task import Task, TaskFilter
+from aiotaskq.core.task import Task
 from aiotaskq.errors import NotFound, NotSupported, QueueFull, TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import (
@@ -27,7 +26,7 @@ from aiotaskq.operations.fields import (
     about,
 )
 from aiotaskq.operations.hidden import error_filter
-from aiotaskq.operations.table import LISTED, Access, Many, Operations, only
+from aiotaskq.operations.table import LISTED, Access, DryRun, Operations, only
 from aiotaskq.operations.task_views import (
     StepView,
     TaskDetail,
@@ -119,7 +118,7 @@ class Listed(Where, forbid_unknown_fields=True):
     params: Params = False
 
 
-class Retried(Where):
+class Retried(Where, forbid_unknown_fields=True):
     """Retry all tasks that match; the failed ones if no status is named.
 
     Tasks are put back in small transactions: after an error some may be pending already, and the same call retries the
@@ -131,15 +130,17 @@ class Retried(Where):
         Annotated[str, about("Only tasks with this error, as `failures` lists it", min_length=1, max_length=1_000)]
         | None
     ) = None
+    dry_run: DryRun = False
 
 
-class Cancelled(Where):
+class Cancelled(Where, forbid_unknown_fields=True):
     """Cancel all pending tasks that match, and ask the running ones to stop."""
 
     status: Annotated[list[Live], about("Only tasks of these statuses")] = []  # type: ignore[assignment]
+    dry_run: DryRun = False
 
 
-class Deleted(Where):
+class Deleted(Where, forbid_unknown_fields=True):
     """Delete all ended tasks that match. The members of a group stay until it has ended.
 
     Tasks are deleted in small transactions: after an error some may be gone, and the same call deletes the others.
@@ -147,6 +148,7 @@ class Deleted(Where):
 
     status: Annotated[list[Ended], about("Only tasks of these statuses")] = []  # type: ignore[assignment]
     older_than: Annotated[float, about("Only tasks that ended so many seconds ago", ge=0)] | None = None
+    dry_run: DryRun = False
 
 
 class Edited(Struct, forbid_unknown_fields=True):
@@ -288,35 +290,27 @@ async def run_now(access: Access, task_id: TaskId) -> TaskState:
     return _state(await made_due(access.tq.queue, await access.tq.get(task_id)))
 
 
-def _retried(access: Access, given: Retried) -> tuple[TaskFilter, Callable[[Task], bool]]:
-    """Return the filter of the store, and what chooses among the tasks that match it."""
+@tasks(changes=True, thing="task_id", raises=(TaskConflict,))
+async def retry(access: Access, task_id: TaskId) -> TaskState:
+    """Run a failed, cancelled or expired task once more, under the same id, its retries unused."""
+    await access.tq.retry(task_id)
+    return TaskState(task_id, Status.PENDING, False)
+
+
+@tasks.many("retry")
+async def _retry_all(access: Access, given: Retried) -> int:
     filters: dict[str, Any] = {"status": ["failed"]} | where_of(access, given)
+    where, backend, clock = task_filter(**filters), access.tq.queue.backend, access.tq.queue.clock
 
     def chosen(task: Task) -> bool:
         error = task.error_message or task.undecodable
         return given.same_error is None or error_line(error, access.show_args) == given.same_error
 
-    return task_filter(**filters), chosen
-
-
-async def _count_retried(access: Access, given: Retried) -> int:
-    where, chosen = _retried(access, given)
-    backend, clock = access.tq.queue.backend, access.tq.queue.clock
+    if not given.dry_run:
+        return await retry_all(backend, clock, where, None, access.progress, chosen)
     if given.same_error is None:
         return await count_all(backend, clock, where)
     return sum([sum(map(chosen, page)) async for page in pages(backend, where, MAX_PAGE)])
-
-
-async def _retry_all(access: Access, given: Retried) -> int:
-    where, chosen = _retried(access, given)
-    return await retry_all(access.tq.queue.backend, access.tq.queue.clock, where, None, access.progress, chosen)
-
-
-@tasks(changes=True, thing="task_id", many=Many(Retried, _count_retried, _retry_all), raises=(TaskConflict,))
-async def retry(access: Access, task_id: TaskId) -> TaskState:
-    """Run a failed, cancelled or expired task once more, under the same id, its retries unused."""
-    await access.tq.retry(task_id)
-    return TaskState(task_id, Status.PENDING, False)
 
 
 @tasks(changes=True, thing="task_id", may_change_nothing=True, raises=(TaskConflict,))
@@ -335,15 +329,7 @@ async def rerun(
     return Copied(handle.task_id, handle.created, task_id)
 
 
-async def _count_cancelled(access: Access, given: Cancelled) -> int:
-    return await access.tq.count(**{"status": ["pending", "running"]} | where_of(access, given))
-
-
-async def _cancel_all(access: Access, given: Cancelled) -> int:
-    return await access.tq.cancel_many(**where_of(access, given), progress=access.progress)
-
-
-@tasks(changes=True, thing="task_id", many=Many(Cancelled, _count_cancelled, _cancel_all), raises=(TaskConflict,))
+@tasks(changes=True, thing="task_id", raises=(TaskConflict,))
 async def cancel(access: Access, task_id: TaskId) -> TaskState:
     """Cancel a pending task, or ask a running one to stop; refused if it has ended."""
     if cancelled := await access.tq.cancel(task_id):
@@ -354,19 +340,25 @@ async def cancel(access: Access, task_id: TaskId) -> TaskState:
     return _state(task)
 
 
-async def _count_deleted(access: Access, given: Deleted) -> int:
-    return await access.tq.purge(**where_of(access, given), older_than=given.older_than, dry_run=True)
+@tasks.many("cancel")
+async def _cancel_all(access: Access, given: Cancelled) -> int:
+    where = where_of(access, given)
+    if given.dry_run:
+        return await access.tq.count(**{"status": ["pending", "running"]} | where)
+    return await access.tq.cancel_many(**where, progress=access.progress)
 
 
-async def _delete_all(access: Access, given: Deleted) -> int:
-    return await access.tq.purge(**where_of(access, given), older_than=given.older_than, progress=access.progress)
-
-
-@tasks(changes=True, thing="task_id", many=Many(Deleted, _count_deleted, _delete_all), raises=(TaskConflict,))
+@tasks(changes=True, thing="task_id", raises=(TaskConflict,))
 async def delete(access: Access, task_id: TaskId) -> Gone:
     """Delete an ended task; refused if it has not ended."""
     await access.tq.delete(task_id)
     return Gone(task_id)
+
+
+@tasks.many("delete")
+async def _delete_all(access: Access, given: Deleted) -> int:
+    options: dict[str, Any] = {"older_than": given.older_than, "dry_run": given.dry_run, "progress": access.progress}
+    return await access.tq.purge(**where_of(access, given), **options)
 
 
 def _state(task: Task) -> TaskState:

@@ -13,7 +13,8 @@ from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.worker_info import WorkerInfo, read_owner
 from aiotaskq.errors import NotSupported
 from aiotaskq.operations.fields import Count, Name, Time, about, view_of
-from aiotaskq.operations.table import Access, Many, Operations, only
+from aiotaskq.operations.table import Access, DryRun, Operations, only
+from aiotaskq.runtime.queue.bulk import pages, task_filter
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
@@ -87,14 +88,6 @@ class Steered(Struct):
 WorkerId = Annotated[Name, about("The id of a worker")]
 
 
-class AllQuiet(Struct):
-    """Let all workers claim nothing more, and go on with what they run."""
-
-
-class AllAwake(Struct):
-    """Let all workers claim again."""
-
-
 def worker_view(info: WorkerInfo) -> WorkerView:
     return view_of(WorkerView, info, id=info.owner, kind="worker")
 
@@ -129,13 +122,9 @@ async def list_(access: Access) -> WorkerList:
     """
     registry = access.tq.queue.backend.workers
     found = {info.owner: worker_view(info) for info in ([] if registry is None else await registry.all())}
-    after = None
-    while tasks := await access.tq.find(status=Status.RUNNING, limit=PAGE, after=after):
+    async for tasks in pages(access.tq.queue.backend, task_filter(status=Status.RUNNING), PAGE):
         for task in tasks:
             _add(found, task)
-        after = tasks[-1].task_id
-        if len(tasks) < PAGE:
-            break
     return WorkerList(sorted(found.values(), key=_place))
 
 
@@ -150,30 +139,28 @@ async def get(access: Access, worker_id: WorkerId) -> WorkerDetail:
     return WorkerDetail(**structs.asdict(view), running=[view_of(RunView, task) for task in tasks])
 
 
-async def _count(access: Access, given: Struct) -> int:
-    return len(await access.tq.workers.list())
-
-
-@workers(
-    changes=True,
-    thing="worker_id",
-    many=Many(AllQuiet, _count, lambda access, _: access.tq.workers.quiet()),
-    raises=(NotSupported,),
-)
+@workers(changes=True, thing="worker_id", raises=(NotSupported,))
 async def quiet(access: Access, worker_id: WorkerId) -> Steered:
     """Let a worker claim nothing more. It goes on with what it runs, and stays alive."""
     return Steered(await access.tq.workers.quiet(worker_id), True)
 
 
-@workers(
-    changes=True,
-    thing="worker_id",
-    many=Many(AllAwake, _count, lambda access, _: access.tq.workers.wake()),
-    raises=(NotSupported,),
-)
+@workers.many("quiet")
+async def _quiet_all(access: Access, dry_run: DryRun = False) -> int:
+    """Let all workers claim nothing more, and go on with what they run."""
+    return len(await access.tq.workers.list()) if dry_run else await access.tq.workers.quiet()
+
+
+@workers(changes=True, thing="worker_id", raises=(NotSupported,))
 async def wake(access: Access, worker_id: WorkerId) -> Steered:
     """Let a quiet worker claim again."""
     return Steered(await access.tq.workers.wake(worker_id), False)
+
+
+@workers.many("wake")
+async def _wake_all(access: Access, dry_run: DryRun = False) -> int:
+    """Let all workers claim again."""
+    return len(await access.tq.workers.list()) if dry_run else await access.tq.workers.wake()
 
 
 @workers(changes=True, thing="worker_id", raises=(NotSupported,))

@@ -42,7 +42,7 @@ METHODS = {
 
 def endpoints_of(operations: table.Operations) -> list[Endpoint]:
     """Return the endpoints of the operations on one kind of thing."""
-    found = [_endpoint(each) for each in operations.all.values()]
+    found = [_endpoint(each) for each in operations.values()]
     # The name of a thing may be any text: first the paths without one, at last those that end with one.
     return sorted(found, key=lambda endpoint: ("{" in endpoint.path, endpoint.path.endswith("}")))
 

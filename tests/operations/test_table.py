@@ -20,8 +20,8 @@ from aiotaskq.operations.limits import LimitKey
 from aiotaskq.operations.table import (
     Access,
     Counted,
+    DryRun,
     Enough,
-    Many,
     Operations,
     only,
     parameters,
@@ -186,16 +186,7 @@ class Where(Struct):
 
     color: str | None = None
     size: list[str] | None = None
-
-
-async def matching(access: Access, given: Where) -> int:
-    return 3
-
-
-async def touched(access: Access, given: Where) -> int:
-    for number in (1, 2, 3):
-        access.progress(number)
-    return 3
+    dry_run: DryRun = False
 
 
 async def begins(_tq: TaskQ, text: str) -> str:
@@ -211,12 +202,20 @@ class Fruit(Struct, forbid_unknown_fields=True):
     name: str
 
 
-@fruits(changes=True, thing="name", many=Many(Where, matching, touched))
+@fruits(changes=True, thing="name")
 async def touch(access: Access, given: Fruit) -> Answer:
     """Touch a fruit."""
     if given.name not in ("apple", "pear"):
         raise NotFound(f"there is no {given.name}")
     return Answer(1)
+
+
+@fruits.many("touch")
+async def touch_all(access: Access, given: Where) -> int:
+    if not given.dry_run:
+        for number in (1, 2, 3):
+            access.progress(number)
+    return 3
 
 
 async def test_many_are_counted_or_changed_and_told_of_by_the_filter(tq: TaskQ) -> None:
