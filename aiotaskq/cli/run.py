@@ -26,7 +26,7 @@ from aiotaskq.cli.options import check_target, option
 from aiotaskq.cli.output import echo_stderr
 from aiotaskq.cli.parameters import given_to, keyword, options_from, register
 from aiotaskq.cli.shutdown import HOW_TO_STOP, STOPPED, Deadline, Lifeline, Signals, WorkerOptions
-from aiotaskq.cli.supervisor import supervise
+from aiotaskq.cli.supervisor import Supervisor
 from aiotaskq.cli.web import SITE, Site, serving
 from aiotaskq.core.masking import mask
 from aiotaskq.core.stopping import ExitCode
@@ -68,7 +68,7 @@ def _run(processes: int, web: bool, number: int, lifeline: int, **given: Any) ->
             wrong = tr("cannot be used with --processes; start 'aiotaskq web' beside the workers")
             raise typer.BadParameter(wrong, param_hint="--web")
         show_log(options.log_level)
-        raise typer.Exit(supervise(options, processes))
+        raise typer.Exit(asyncio.run(Supervisor(options, processes).run()))
     served = given_to(Site, given).arguments() if web else None
     line = Lifeline(number, lifeline) if number else None
     raise typer.Exit(run_workers(options, lifeline=line, served=served))

@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import asdict
@@ -34,19 +33,6 @@ QUICK = 10.0  # seconds; a process that ends sooner is restarted after a growing
 MAX_PAUSE = 30.0  # seconds between two starts
 TRIES = 5  # failed starts of every process in a row, after which the supervisor gives up
 PASS_ON = 0.1  # seconds by which a second signal is delayed, so that it is not taken for an echo of the first
-
-
-def supervise(options: WorkerOptions, processes: int) -> int:
-    """Run worker processes until a signal; return the worst of their exit codes.
-
-    Returns 1 if the first process does not start, or if every process fails at its start ``TRIES`` times in a row.
-    Processes that have not ended ``MARGIN`` seconds after ``drain`` and ``grace`` are killed; then the code is 4.
-    """
-    given = {name: value for name, value in asdict(options).items() if name != "target" and value is not None}
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
-    command = [sys.executable, *flags, "-m", "aiotaskq", "run", *words]
-    return Supervisor(command, options.target, processes, options.drain, options.grace).run()
 
 
 def pause(deaths: int) -> float:
@@ -79,23 +65,28 @@ class Child:
 class Supervisor:
     """Keeps ``processes`` worker processes running until a signal."""
 
-    def __init__(self, command: Sequence[str], target: str, processes: int, drain: float, grace: float) -> None:
-        """Create a supervisor of ``command -- target``; ``drain`` and ``grace`` in seconds. Raises ValidationError."""
-        self._command = command
-        self._target = target
+    def __init__(self, options: WorkerOptions, processes: int) -> None:
+        """Create a supervisor of so many processes with these options. Raises ValidationError."""
+        given = {name: value for name, value in asdict(options).items() if name != "target" and value is not None}
+        words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
+        self._command = [sys.executable, *flags, "-m", "aiotaskq", "run", *words]
+        self._target = options.target
         self._processes = processes
         self._deadline = Deadline(self._force)
-        self._signals = Signals(self._deadline, drain, grace)
-        self._patience = drain + grace + MARGIN
+        self._signals = Signals(self._deadline, options.drain, options.grace)
+        self._patience = options.drain + options.grace + MARGIN
         self._clock = SystemClock()
         self._children: dict[int, Child] = {}
         self._failed_starts: dict[int, int] = {}
         self._worst = 0
 
-    def run(self) -> int:
-        return asyncio.run(self._run())
+    async def run(self) -> int:
+        """Run the processes until a signal; return the worst of their exit codes.
 
-    async def _run(self) -> int:
+        Returns 1 if the first process does not start, or if every process fails at its start ``TRIES`` times in a row.
+        Processes that have not ended ``MARGIN`` seconds after ``drain`` and ``grace`` are killed; then the code is 4.
+        """
         self._stopping = asyncio.Event()
         self._begun = asyncio.Event()
         self._signals.attach(self._stop, self._hurry)

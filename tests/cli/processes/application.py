@@ -191,9 +191,10 @@ from aiotaskq.cli import supervisor as processes
 from aiotaskq.cli.run import show_log
 
 show_log("INFO")
-supervisor = processes.Supervisor({command}, "app:tq", 2, 0.0, 0.0)
+supervisor = processes.Supervisor(stopping.WorkerOptions("app:tq", drain=0.0, grace=0.0), 2)
+supervisor._command = {command}
 {patch}
-raise SystemExit(supervisor.run())
+raise SystemExit(asyncio.run(supervisor.run()))
 """
 
 
