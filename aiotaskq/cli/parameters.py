@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -40,13 +40,16 @@ def register(name: str, run: Any, taken: Sequence[inspect.Parameter], help: str,
     command(name, help, short)(run)
 
 
-def options_from(kind: type[msgspec.Struct], places: Sequence[str] = (), **environment: str) -> list[inspect.Parameter]:
-    """Return a parameter for each field; ``places`` are arguments, ``environment`` has variables by names of fields."""
-    known = parameters_of(kind)
-    return [
-        parameter_for(each, each.name in places, NAMED.get(each.name), envvar=environment.get(each.name))
-        for each in known
-    ]
+def options_from(
+    kind: type[msgspec.Struct], places: Sequence[str] = (), environment: Collection[str] = ()
+) -> list[inspect.Parameter]:
+    """Return a parameter for each field; ``places`` are arguments, ``environment`` can be set by a variable."""
+    found = []
+    for each in parameters_of(kind):
+        variable = f"AIOTASKQ_{'APP' if each.name == 'target' else each.name.upper()}"
+        envvar = variable if each.name in environment else None
+        found.append(parameter_for(each, each.name in places, NAMED.get(each.name), envvar=envvar))
+    return found
 
 
 def given_to(kind: type[msgspec.Struct], given: Mapping[str, Any]) -> Any:

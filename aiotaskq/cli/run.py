@@ -74,17 +74,8 @@ def _run(processes: int, web: bool, number: int, lifeline: int, **given: Any) ->
     raise typer.Exit(run_workers(options, lifeline=line, served=served))
 
 
-_OPTIONS = options_from(
-    WorkerOptions,
-    ["target"],
-    target="AIOTASKQ_APP",
-    concurrency="AIOTASKQ_CONCURRENCY",
-    queues="AIOTASKQ_QUEUES",
-    drain="AIOTASKQ_DRAIN",
-    grace="AIOTASKQ_GRACE",
-    log_level="AIOTASKQ_LOG_LEVEL",
-)
-_OWN = options_from(Own, processes="AIOTASKQ_PROCESSES")
+_OPTIONS = options_from(WorkerOptions, ["target"], WorkerOptions.__struct_fields__)
+_OWN = options_from(Own, environment=["processes"])
 _HIDDEN = [keyword("number", Number, 0), keyword("lifeline", Descriptor, -1)]
 register(
     "run",

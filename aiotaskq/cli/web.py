@@ -46,7 +46,7 @@ class Site(Struct, frozen=True):
         return found | {"token": token_of(found.pop("token_env"), found.pop("token_file"))}
 
 
-SITE = options_from(Site, host="AIOTASKQ_HOST", port="AIOTASKQ_PORT")
+SITE = options_from(Site, environment=["host", "port"])
 STORES = [keyword("db", Db, DEFAULT_DB), keyword("schedules", SchedulesUrl, None)]
 
 

@@ -27,11 +27,7 @@ def _demo(folder: Path, json: bool, **given: Any) -> None:
 register(
     "demo",
     _demo,
-    [
-        keyword("folder", Folder, Path()),
-        *options_from(DemoOptions, port="AIOTASKQ_PORT"),
-        keyword("json", Json, False),
-    ],
+    [keyword("folder", Folder, Path()), *options_from(DemoOptions, environment=["port"]), keyword("json", Json, False)],
     tr(
         "Run a demonstration: one task per file of a folder, schedules, retries and a dead letter. At the "
         "end every claim is checked.\n\nThe files are read and hashed, never changed. Hidden files and "
