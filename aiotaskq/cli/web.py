@@ -95,13 +95,17 @@ def _started(store: str, url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(tq: TaskQ, served: dict[str, Any] | None, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Serve the operations API until ``stop`` is set. If the server fails, ``stop`` is set and its error is raised."""
+    """Serve the operations API with these arguments of ``serve_until``, until ``stop`` is set.
+
+    If the server fails, ``stop`` is set and its error is raised.
+    """
     if served is None:
         yield
         return
     from aiotaskq.web.server import serve_until
 
-    task = asyncio.create_task(serve_until(stop, tq, **served, started=functools.partial(_started, mask(tq.url))))
+    arguments = {"started": functools.partial(_started, mask(tq.url))} | served
+    task = asyncio.create_task(serve_until(stop, tq, **arguments))
     task.add_done_callback(lambda _task: stop.set())
     try:
         yield

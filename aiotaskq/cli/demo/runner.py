@@ -36,7 +36,7 @@ from aiotaskq.cli.demo.tasks import push_blocking, register
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr
 from aiotaskq.cli.shutdown import Deadline, Signals
-from aiotaskq.cli.web import Port
+from aiotaskq.cli.web import Port, serving
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.masking import mask
@@ -96,7 +96,8 @@ class Demo:
         self._reported = ""
         self._run = ""
         self._completed_before: dict[str, int] = {}
-        self._server = importlib.import_module("aiotaskq.web.server") if options.web else None
+        if options.web:
+            importlib.import_module("aiotaskq.web.server")
         self._serving = False
 
     async def run(self) -> int:
@@ -145,7 +146,7 @@ class Demo:
             raise NotSupported(said)
         most, own = self._options, database_files(self._url)
         # Beside thousands of files the charts would show nothing of the shop.
-        files = most.max_files or (2_000 if self._server is None else 100)
+        files = most.max_files or (100 if most.web else 2_000)
         self._files, left_out = await asyncio.to_thread(
             walk, self._folder, max_files=files, max_bytes=most.max_mb * 1_000_000, without=own
         )
@@ -156,7 +157,7 @@ class Demo:
             try:
                 await tq.open()
                 resumed = await self._begin(tq)
-                if self._server is not None:
+                if most.web:
                     if not resumed:
                         await shop.fill(self._url, self._clock.now())
                     await stack.enter_async_context(self._dashboard())
@@ -166,7 +167,7 @@ class Demo:
                     await tq.open()
                     self._left = await tq.queue.count(status=UNENDED, queue=FILES)
                 await tq.close()
-            if self._server is not None:
+            if most.web:
                 await self._stay_busy()
         return int(not ok)
 
@@ -182,7 +183,7 @@ class Demo:
             checks = await self._check(again, counts, scripted, cookie)
             for name in ("every-second", "two-seconds"):
                 # On the dashboard they would ask for attention.
-                end = again.schedules.pause if self._server is None else again.schedules.delete
+                end = again.schedules.delete if self._options.web else again.schedules.pause
                 await end(f"{self._run}-{name}")
             await self._save(again, "finished")
         ok = all(held for held, *_ in checks)
@@ -208,25 +209,19 @@ class Demo:
     @contextlib.asynccontextmanager
     async def _dashboard(self) -> AsyncIterator[None]:
         """Print the address of the dashboard, and serve it meanwhile. Raises what the server raises."""
-        assert self._server is not None
-        stop, up = asyncio.Event(), asyncio.Event()
+        stop, begun = asyncio.Event(), asyncio.Event()
 
         def started(url: str) -> None:
             say = echo_stderr if self._as_json else echo
             say(tr("dashboard: {url} (Ctrl-C ends the demo)", url=f"{url}/dashboard/"))
-            up.set()
+            begun.set()
 
-        served: dict[str, Any] = {"port": self._options.port, "show_args": True, "started": started}
-        server = asyncio.create_task(self._server.serve_until(stop, TaskQ(self._url), **served))
-        server.add_done_callback(lambda _server: up.set())
-        try:
-            await up.wait()
-            if server.done():
-                await server
-            yield
-        finally:
-            stop.set()
-            await server
+        served = {"port": self._options.port, "show_args": True, "started": started}
+        async with serving(TaskQ(self._url), served, stop):
+            waits = [asyncio.create_task(each.wait()) for each in (begun, stop)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if begun.is_set():
+                yield
 
     async def _stay_busy(self) -> None:
         """Run the shop until it is cancelled."""
