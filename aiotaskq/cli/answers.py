@@ -25,10 +25,9 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.log import printable
 from aiotaskq.operations.audit import AuditView
 from aiotaskq.operations.events import Emitted, EventView
-from aiotaskq.operations.failures import FailureList
 from aiotaskq.operations.groups import GroupDetail, GroupView, MemberView
 from aiotaskq.operations.history import HistoryPage, TotalView
-from aiotaskq.operations.limits import LimitPage, LimitView
+from aiotaskq.operations.limits import LimitView
 from aiotaskq.operations.queues import QueueState, StatsView, get
 from aiotaskq.operations.table import Access
 from aiotaskq.operations.values import KeyPage
@@ -146,21 +145,15 @@ def _limit(limit: LimitView) -> None:
     echo(printable(tr("{key}: {state}", key=limit.key, state=tr(", ").join(filter(None, parts)))))
 
 
-def _limits(page: LimitPage) -> None:
-    LIMITS(page)
-    if page.more:
-        echo(tr("the first {count} by their keys; for more: --limit", count=len(page.limits)))
-
-
-LIMITS = listed(
-    marked("no limits"),
+LIMITS = (
     column("KEY", "key", least=16),
     column("LIMIT", _bounds),
     column("HELD", "held"),
     column("WAITING", "waiting"),
     column("STATE", _limit_state),
 )
-command_of("limits.list", _limits)
+more = lambda page: tr("the first {count} by their keys; for more: --limit", count=len(page.limits))  # noqa: E731
+command_of("limits.list", listed(marked("no limits"), *LIMITS, more=more))
 command_of("limits.get", _limit)
 command_of("limits.set", _limit, arguments=["cap"])
 command_of("limits.pause", _limit, arguments=["seconds"])
@@ -345,15 +338,7 @@ command_of("history.list", _history, name="history", utc=True)
 
 # ---- failed tasks by error ------------------------------------------------------------------------------------------
 
-
-def _failures(found: FailureList) -> None:
-    FAILURES(found)
-    if found.more:
-        echo(tr("of the newest {count} failed tasks; for more: --limit", count=found.read))
-
-
-FAILURES = listed(
-    marked("no task has failed"),
+FAILURES = (
     column("COUNT", "count"),
     column("TYPE", "type", least=12, good=20),
     column("ERROR", "error", least=20, good=40),
@@ -362,7 +347,8 @@ FAILURES = listed(
     column("OVER TIME", lambda failure: _bars(failure.periods), rank=3),
     column("TASK_ID", "task_id", rank=2),
 )
-command_of("failures.list", _failures, name="failures")
+more = lambda found: tr("of the newest {count} failed tasks; for more: --limit", count=found.read)  # noqa: E731
+command_of("failures.list", listed(marked("no task has failed"), *FAILURES, more=more), name="failures")
 
 # ---- counts ---------------------------------------------------------------------------------------------------------
 

@@ -217,55 +217,42 @@ def command_of_several(of: str, say: Callable[[Any], str], *, ask: str = "", don
     taken += [keyword("db", Db, DEFAULT_DB), *_of_schedules(operation), keyword("json", Json, False)]
 
     def run(db: str, json: bool, things: list[str] | None, schedules: str | None = None, **given: Any) -> None:
-        if of_many is None:
-            if ask:
-                confirm(tr(ask, count=len(things or ())), given["yes"], json)
-            raise typer.Exit(_each(operation, things or [], db, json, say, schedules))
         in_utc.set(given.get("utc", False))
-        values = values_of(of_many, given)
-        if not things and not values and not given.get("all", False):
-            raise typer.BadParameter(tr("which ones? name them, or choose them by options"))
-        if things:
-            if values or given.get("all", False):
-                if values == {"dry_run": True}:
-                    raise typer.BadParameter(tr("--dry-run counts what options choose; leave out the names"))
-                raise typer.BadParameter(tr("name things, or choose them by options, not both"))
-            raise typer.Exit(_each(operation, things, db, json, say))
-        counted = _many(of_many, values, db, ask=ask, yes=given.get("yes", False), as_json=json)
+        values = {} if of_many is None else values_of(of_many, given)
+        chosen, yes = values or given.get("all", False), given.get("yes", False)
+        if things and chosen:
+            if values == {"dry_run": True}:
+                raise typer.BadParameter(tr("--dry-run counts what options choose; leave out the names"))
+            raise typer.BadParameter(tr("name things, or choose them by options, not both"))
+        if of_many is not None and not things:
+            if not chosen:
+                raise typer.BadParameter(tr("which ones? name them, or choose them by options"))
+            counted = _many(of_many, values, db, ask=ask, yes=yes, as_json=json)
+            if json:
+                echo_json(msgspec.to_builtins(counted))
+            else:
+                echo(tr(_MATCHING[operation.noun] if counted.dry_run else done, count=counted.count))
+            return
+        if of_many is None and ask:
+            confirm(tr(ask, count=len(things or ())), yes, json)
+
+        async def work(tq: TaskQ) -> list[tuple[str, Any]]:
+            return await perform_each(operation, Access(tq, True), things or (), "cli", actor(), shortened=True)
+
+        found, code = [], 0
+        for name, answer in with_tq(db, work, schedules):
+            if isinstance(answer, AiotaskqError):
+                echo_error(answer)
+                answer, code = {"error": str(answer)}, 1
+            elif not json:
+                echo(f"{printable(name)}  {say(answer)}")
+            found.append({thing: name} | msgspec.to_builtins(answer))
         if json:
-            echo_json(msgspec.to_builtins(counted))
-        else:
-            echo(tr(_MATCHING[operation.noun] if counted.dry_run else done, count=counted.count))
+            echo_json(found)
+        raise typer.Exit(code)
 
     help = "\n\n".join(tr(each.summary) for each in (operation, of_many) if each is not None)
     register(_words(operation), run, taken, help, tr(operation.summary))
-
-
-def _each(
-    operation: Operation,
-    things: Sequence[str],
-    db: str,
-    as_json: bool,
-    say: Callable[[Any], str],
-    schedules: str | None = None,
-) -> int:
-    """Do it to each thing, also after one was refused; print each outcome; return the exit code."""
-
-    async def work(tq: TaskQ) -> list[tuple[str, Any]]:
-        return await perform_each(operation, Access(tq, True), things, "cli", actor(), shortened=True)
-
-    answers = with_tq(db, work, schedules)
-    if as_json:
-        outcomes = [{"error": str(each)} if isinstance(each, AiotaskqError) else each for _, each in answers]
-        echo_json(
-            [{str(operation.thing): n} | msgspec.to_builtins(o) for (n, _), o in zip(answers, outcomes, strict=True)]
-        )
-    for name, answer in answers:
-        if isinstance(answer, AiotaskqError):
-            echo_error(answer)
-        elif not as_json:
-            echo(f"{printable(name)}  {say(answer)}")
-    return int(any(isinstance(answer, AiotaskqError) for _, answer in answers))
 
 
 def _many(operation: Operation, values: dict[str, Any], db: str, *, ask: str, yes: bool, as_json: bool) -> Counted:
@@ -297,10 +284,13 @@ def add_others(app: typer.Typer, noun: str) -> None:
             command_of(name)
 
 
-def listed(none: str, *columns: Callable[[Sequence[Any]], Column]) -> Callable[..., None]:
+def listed(
+    none: str, *columns: Callable[[Sequence[Any]], Column], more: Callable[[Any], str] | None = None
+) -> Callable[..., None]:
     """Return what prints the things that are listed first in an answer, as a table, or says that there are none.
 
-    It may also get the shortened ids, which the first column shows.
+    It may also get the shortened ids, which the first column shows. ``more`` returns what is printed where there are
+    more things than these.
     """
 
     def show(answer: msgspec.Struct, ids: Mapping[object, str] = {}) -> None:
@@ -310,6 +300,8 @@ def listed(none: str, *columns: Callable[[Sequence[Any]], Column]) -> Callable[.
             return
         first, *rest = (each(rows) for each in columns)
         echo_table([replace(first, cells=[ids.get(cell, cell) for cell in first.cells]), *rest])
+        if more is not None and getattr(answer, "more", False):
+            echo(more(answer))
 
     return show
 
