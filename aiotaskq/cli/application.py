@@ -50,8 +50,6 @@ def load(target: str) -> TaskQ:
     whole = found
     for part in name.split("."):
         found = getattr(found, part, None)
-        if found is None:
-            break
     if isinstance(found, TaskQ):
         return found
     if (blocking := sys.modules.get("aiotaskq.sync.taskq")) is not None and isinstance(found, blocking.TaskQ):

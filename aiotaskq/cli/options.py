@@ -61,11 +61,9 @@ class Group(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands with their whole first sentence, which would be cut at the width of the terminal."""
-        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        records = [(name, each.get_short_help_str(UNWRAPPED)) for name, each in found if each and not each.hidden]
-        if records:
-            with formatter.section("Commands"):
-                formatter.write_dl(records)
+        for each in self.commands.values():
+            each.short_help = each.get_short_help_str(UNWRAPPED)
+        super().format_commands(ctx, formatter)
 
     def get_help(self, ctx: Any) -> str:
         return translated_help(super().get_help(ctx))

@@ -80,7 +80,8 @@ def _show_backfilled(found: Backfilled) -> None:
 
 def _show_planned(found: PlannedTimes) -> None:
     for run in found.planned:
-        line = _with_day(run.due)
+        time = datetime.fromisoformat(run.due)
+        line = f"{tr(f'{time:%a}')} {time.isoformat(sep=' ')}"
         if run.skipped is not None:
             line += "  " + tr("skipped: {reason}", reason=tr(run.skipped))
         elif run.start != run.due:
@@ -88,11 +89,6 @@ def _show_planned(found: PlannedTimes) -> None:
         echo(line)
     if not found.planned:
         echo(tr("it is finished and will not run again"))
-
-
-def _with_day(text: str) -> str:
-    time = datetime.fromisoformat(text)
-    return f"{tr(f'{time:%a}')} {time.isoformat(sep=' ')}"
 
 
 DAYS = tuple(map(marked, ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")))

@@ -143,15 +143,9 @@ def unique_prefixes(ids: Sequence[str]) -> dict[str, str]:
     found = {}
     ordered = sorted(set(ids))
     for number, task_id in enumerate(ordered):
-        length = SHORTEST
-        for other in ordered[max(0, number - 1) : number] + ordered[number + 1 : number + 2]:
-            length = max(length, 1 + _shared(task_id, other))
-        prefix = task_id[:length]
-        found[task_id] = (
-            task_id if len(task_id) <= length + 1 else task_id[: length + 1] if prefix[-1] == "-" else prefix
-        )
+        others, length = ordered[max(0, number - 1) : number] + ordered[number + 1 : number + 2], SHORTEST
+        while length < len(task_id) and any(other.startswith(task_id[:length]) for other in others):
+            length += 1
+        short = task_id[: length + (task_id[length - 1 : length] == "-")]
+        found[task_id] = task_id if len(task_id) <= length + 1 else short
     return found
-
-
-def _shared(one: str, other: str) -> int:
-    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -19,14 +19,7 @@ Utc = Annotated[bool, option(tr("Times are in UTC, not in the local time zone.")
 in_utc = ContextVar("in_utc", default=False)
 """Whether the command was given ``--utc``."""
 
-_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
-UNIT = {
-    "d": marked("{count}d"),
-    "h": marked("{count}h"),
-    "m": marked("{count}m"),
-    "s": marked("{count}s"),
-    "ms": marked("{count}ms"),
-}
+_UNITS = ((86_400, marked("{count}d")), (3_600, marked("{count}h")), (60, marked("{count}m")), (1, marked("{count}s")))
 _NUMBER = re.compile(r"(\d+)(?:\.\d+)?")
 
 
@@ -37,19 +30,16 @@ def duration(microseconds: int) -> str:
     """
     if microseconds < SECOND:
         whole = max(0, microseconds) // 1000
-        return tr(UNIT["ms"], count=whole) if whole else tr(UNIT["s"], count=0)
+        return tr("{count}ms", count=whole) if whole else tr("{count}s", count=0)
     if microseconds < 10 * SECOND:
         tenths = microseconds // (SECOND // 10)
-        return tr(UNIT["s"], count=f"{tenths / 10:g}")
-    seconds = microseconds // SECOND
-    for number, (unit, size) in enumerate(_UNITS):
-        if seconds >= size:
-            count, rest = divmod(seconds, size)
-            text = tr(UNIT[unit], count=str(count))
-            if number + 1 < len(_UNITS) and (smaller := rest // _UNITS[number + 1][1]):
-                text += ("" if chinese() else " ") + tr(UNIT[_UNITS[number + 1][0]], count=str(smaller))
-            return text
-    raise AssertionError("the last unit is a second")
+        return tr("{count}s", count=f"{tenths / 10:g}")
+    parts, rest = list[str](), microseconds // SECOND
+    for size, unit in _UNITS:
+        count, rest = divmod(rest, size)
+        if count or parts:
+            parts.append(tr(unit, count=str(count)) if count else "")
+    return ("" if chinese() else " ").join(filter(None, parts[:2]))
 
 
 def ago(text: str | None) -> str:
