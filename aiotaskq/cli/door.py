@@ -35,7 +35,7 @@ from aiotaskq.operations.table import (
     Counted,
     Operation,
     Parameter,
-    parameters,
+    parameters_of,
     perform,
     perform_each,
     read,
@@ -169,7 +169,7 @@ def _of_schedules(operation: Operation) -> list[inspect.Parameter]:
 
 def options_of(operation: Operation, places: Sequence[str]) -> list[inspect.Parameter]:
     """Return the arguments and options of an operation; ``places`` are the arguments, in their order."""
-    known = {each.name: each for each in parameters(operation)}
+    known = {each.name: each for each in parameters_of(operation.params)}
     ordered = [known[each] for each in dict.fromkeys((*places, *known))]
     return [_parameter(operation, each, each.name in places) for each in ordered]
 
@@ -186,7 +186,7 @@ def with_target() -> list[inspect.Parameter]:
 
 def values_of(operation: Operation, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was given of the parameters of an operation, as it takes them."""
-    known = [each for each in parameters(operation) if given[each.name] not in (None, [])]
+    known = [each for each in parameters_of(operation.params) if given[each.name] not in (None, [])]
     return {each.name: _value(each, given[each.name]) for each in known if given[each.name] is not each.default}
 
 
@@ -203,8 +203,8 @@ def command_of_several(of: str, say: Callable[[Any], str], *, ask: str = "", don
     """
     operation = OPERATIONS[of]
     thing, of_many = str(operation.thing), operation.many
-    (parameter,) = parameters(operation)
-    filters = [] if of_many is None else parameters(of_many)
+    (parameter,) = parameters_of(operation.params)
+    filters = [] if of_many is None else parameters_of(of_many.params)
     complete = COMPLETIONS.get(operation.noun)
     given = typer.Argument(metavar=thing.upper(), help=tr(parameter.description), autocompletion=complete)
     kind: Any = list[str] if of_many is None else list[str] | None

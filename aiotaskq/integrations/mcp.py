@@ -18,7 +18,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.errors import missing
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.operations.everything import OPERATIONS
-from aiotaskq.operations.table import MANY, NONE, Access, Operation, parameters, perform, read
+from aiotaskq.operations.table import MANY, NONE, Access, Operation, parameters_of, perform, read
 
 try:
     from mcp.server import MCPServer
@@ -85,7 +85,7 @@ _KINDS = {list: list[str], dict: dict[str, Any], datetime: float | str}
 
 def _tool(operation: Operation, tq: TaskQ, show: bool) -> Callable[..., Awaitable[Json]]:
     """Return the tool of an operation. Its errors reach the assistant as their text, without a traceback in the log."""
-    known = parameters(operation)
+    known = parameters_of(operation.params)
     nullable = {each.name for each in known if each.nullable}
     maybe_null = {each.name for each in known if each.required and each.kind is Any}
 

@@ -140,11 +140,6 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     """None where it may be left out."""
 
 
-def parameters(operation: Operation) -> list[Parameter]:
-    """Return the parameters of an operation, in their order."""
-    return parameters_of(operation.params)
-
-
 def parameters_of(params: type[msgspec.Struct]) -> list[Parameter]:
     """Return the fields of a Struct as parameters, in their order."""
     found = []

@@ -25,7 +25,7 @@ from aiotaskq.core.steps import NewStep, Step
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.operations.everything import OPERATIONS
-from aiotaskq.operations.table import parameters, read
+from aiotaskq.operations.table import parameters_of, read
 from aiotaskq.runtime.run_steps import no_version, why
 from tests.support.command import ROOT
 from tests.support.error_texts import LIBRARY_ROOMS, literal, raised
@@ -51,7 +51,7 @@ def operated() -> Iterator[tuple[str, str]]:
     """What is said of the operations in the table: as help of commands."""
     for name, operation in OPERATIONS.items():
         yield name, operation.summary
-        yield from ((f"{name} {each.name}", each.description) for each in parameters(operation))
+        yield from ((f"{name} {each.name}", each.description) for each in parameters_of(operation.params))
 
 
 SAID = {sentence: where for where, sentence in [*sentences(), *operated()]}

@@ -20,7 +20,7 @@ from aiotaskq.cli.commands import app_for
 from aiotaskq.cli.door import show_plainly
 from aiotaskq.errors import AiotaskqError, NotFound
 from aiotaskq.operations.everything import OPERATIONS
-from aiotaskq.operations.table import MANY, NONE, Access, Operation, parameters, read
+from aiotaskq.operations.table import MANY, NONE, Access, Operation, parameters_of, read
 from aiotaskq.runtime.audit import BY_PROGRAMS
 from aiotaskq.web.dashboard.site import actions
 from aiotaskq.web.endpoints import ENDPOINTS
@@ -133,7 +133,7 @@ def takes_several(operation: Operation) -> bool:
 def words_of(operation: Operation, given: dict[str, Any]) -> list[str]:
     """Return the words of a command with these parameters."""
     words, node = command_of(operation)
-    kinds = {each.name: each for each in parameters(operation)}
+    kinds = {each.name: each for each in parameters_of(operation.params)}
     for param in node.params:
         name = param.name
         if name == "things" and operation.thing is not None:
@@ -297,7 +297,7 @@ def test_every_door_refuses_what_is_not_there(name: str, stores: Callable[[str],
 
 def wrong(operation: Operation) -> dict[str, Any] | None:
     """Return a parameter that no door may accept, None where there is none."""
-    for each in parameters(operation):
+    for each in parameters_of(operation.params):
         if each.least is not None:
             return {each.name: int(each.least) - 1}
         if each.words:

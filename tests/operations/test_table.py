@@ -24,7 +24,7 @@ from aiotaskq.operations.table import (
     Enough,
     Operations,
     only,
-    parameters,
+    parameters_of,
     perform,
     perform_each,
     read,
@@ -174,7 +174,7 @@ def test_a_wrong_parameter_is_named(values: dict[str, object], strict: bool, wro
 
 
 def test_a_parameter_is_told_to_each_door() -> None:
-    key, count, since = parameters(things["change"])
+    key, count, since = parameters_of(things["change"].params)
     assert (key.name, key.kind, key.required) == ("key", str, True)
     assert (count.kind, count.description, count.least, count.most) == (int, "How many", 1, 9)
     assert (count.required, count.default, since.kind) == (False, None, datetime)
@@ -258,6 +258,6 @@ def test_each_operation_is_described_and_names_its_thing(name: str) -> None:
     operation = OPERATIONS[name]
     assert re.fullmatch(r"[a-z]+\.[a-z_]+", name)
     assert operation.summary.endswith(".") and operation.answer.__doc__
-    known = {each.name: each for each in parameters(operation)}
+    known = {each.name: each for each in parameters_of(operation.params)}
     assert all(each.description for each in known.values())
     assert operation.thing is None or operation.thing in known

@@ -22,7 +22,7 @@ from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.operations.audit import AuditView
 from aiotaskq.operations.fields import view_of
 from aiotaskq.operations.hidden import visible_entry
-from aiotaskq.operations.table import Access, Counted, Enough, Operation, parameters, perform, perform_each, read
+from aiotaskq.operations.table import Access, Counted, Enough, Operation, parameters_of, perform, perform_each, read
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.waiting import awake
 from aiotaskq.web.dashboard.counts import Counts, Kept
@@ -332,7 +332,7 @@ async def check_type(view: View) -> None:
 
 def by_name(operation: Operation, view: View) -> dict[str, Any]:
     """Return each parameter from the field of its name; one that is empty is left out. Raises ValidationError."""
-    given = {each.name: (each.kind, view.text(each.name)) for each in parameters(operation)}
+    given = {each.name: (each.kind, view.text(each.name)) for each in parameters_of(operation.params)}
     return {
         name: json_of(name, text) if kind in (dict, Any) else text
         for name, (kind, text) in given.items()
