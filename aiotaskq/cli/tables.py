@@ -6,6 +6,7 @@ Reading the state never creates or changes a database. Importing this module imp
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -31,9 +32,9 @@ T = TypeVar("T")
 def version_of(url: str) -> str | None:
     """Return the version of the tables; None if there are none. Raises ValidationError and NotSupported for a URL whose
     store never has tables."""
-    _refuse_memory(url)
-    path = _file(url)
-    return _look(url, current) if path is None or os.path.exists(path) else None
+    with contextlib.suppress(NotFound):
+        return _look(url, current)
+    return None
 
 
 async def create_missing(url: str) -> list[str]:
@@ -45,7 +46,6 @@ async def create_missing(url: str) -> list[str]:
 
 
 def version_and_invalid_rows(url: str) -> tuple[str | None, list[InvalidRow]]:
-    _refuse_absent(url)
     return _look(url, lambda connection: (current(connection), invalid_rows(connection)))
 
 
@@ -53,7 +53,6 @@ def describe(url: str) -> dict[str, str | None]:
     """Return the versions of the server and of the tables, if there are any. Raises as ``refuse_unready``."""
     if is_shared(url) and not has_tables(url):
         return {}
-    _refuse_absent(url)
 
     def look(connection: Connection) -> dict[str, str | None]:
         server = ".".join(str(part) for part in connection.dialect.server_version_info or ())
@@ -72,7 +71,6 @@ def refuse_unready(url: str, *, new: bool = False) -> None:
         return  # there are no tables
     if new and version_of(url) is None:
         return
-    _refuse_absent(url)
     version, gone = _look(url, lambda connection: (current(connection), missing(connection)))
     if version == HEAD and gone:
         said = marked(
@@ -86,9 +84,16 @@ def refuse_unready(url: str, *, new: bool = False) -> None:
         )
 
 
-def _refuse_absent(url: str) -> None:
-    _refuse_memory(url)
-    path = _file(url)
+def _look(url: str, body: Callable[[Connection], T]) -> T:
+    """Run a body that only reads, without preparing the database. Raises NotFound if there is no file."""
+    if not is_shared(url):
+        raise NotSupported(tr("memory:// exists only inside one process; name a database, as sqlite:///app.db"))
+    if not has_tables(url):
+        scheme = scheme_of(url)
+        raise ValidationError(tr("{scheme} has no tables; name a database, as sqlite:///app.db", scheme=scheme))
+    parsed = parse_url(url, sync=True)
+    dialect = dialect_named(parsed.get_backend_name())
+    path = dialect.file(parsed)
     if path is not None and not os.path.exists(path):
         raise NotFound(
             tr(
@@ -98,32 +103,13 @@ def _refuse_absent(url: str) -> None:
                 url=url,
             )
         )
-
-
-def _refuse_memory(url: str) -> None:
-    if not is_shared(url):
-        raise NotSupported(tr("memory:// exists only inside one process; name a database, as sqlite:///app.db"))
-    if not has_tables(url):
-        scheme = scheme_of(url)
-        raise ValidationError(tr("{scheme} has no tables; name a database, as sqlite:///app.db", scheme=scheme))
-
-
-def _file(url: str) -> str | None:
-    """Return the path of the file that holds a database, None for a server."""
-    parsed = parse_url(url, sync=True)
-    return dialect_named(parsed.get_backend_name()).file(parsed)
-
-
-def _look(url: str, body: Callable[[Connection], T]) -> T:
-    """Run a body that only reads, without preparing the database."""
-    if _file(url) is not None:  # the async engine would switch the file to WAL
+    if path is not None:  # the async engine would switch the file to WAL
         engine = sync_engine(url)
         try:
             with engine.connect() as connection:
                 return body(connection)
         except exc.DBAPIError as error:
-            remedy = hint(error, dialect_named(engine.url.get_backend_name()).codes)
-            raise DatabaseUnavailable(f"{mask(url)}: {error.orig}{remedy}") from None
+            raise DatabaseUnavailable(f"{mask(url)}: {error.orig}{hint(error, dialect.codes)}") from None
         finally:
             engine.dispose()
 
