@@ -313,8 +313,9 @@ class Operations(dict[str, Operation]):
 
                 def progress(now: int) -> None:
                     nonlocal count
+                    if now != count:
+                        access.changed[:] = [f"filter: {words}", f"count: {now}"]
                     count = now
-                    access.changed[:] = [f"filter: {words}", f"count: {count}"]
                     access.progress(count)
 
                 with contextlib.suppress(Enough):

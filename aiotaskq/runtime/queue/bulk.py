@@ -184,17 +184,16 @@ async def retry_all(
 ) -> int:
     """Retry ended tasks that match, the newest first, at most ``limit``; return how many are pending now.
 
-    Only tasks that are ``chosen``. ``progress`` is called with how many so far. A task whose unique key a newer task
-    holds stays as it is. Raises ValidationError for a status that is not retried.
+    Only tasks that are ``chosen``. ``progress`` is called with how many so far, also where none of many was chosen. A
+    task whose unique key a newer task holds stays as it is. Raises ValidationError for a status that is not retried.
     """
     if wrong := set(where.status) - RETRYABLE:
         raise ValidationError(f"status: {', '.join(sorted(wrong))} tasks are not retried; use {', '.join(RETRYABLE)}")
     total = 0
     async for page in pages(backend, where, RETRY_CHUNK if limit is None else min(limit, RETRY_CHUNK)):
-        if not (tasks := list(filter(chosen, page))[:limit]):
-            continue
-        now = clock.now()
-        total += sum(await backend.update([Change(task, settle(task, Requeued(), now)) for task in tasks]))
+        now, tasks = clock.now(), list(filter(chosen, page))[:limit]
+        if tasks:
+            total += sum(await backend.update([Change(task, settle(task, Requeued(), now)) for task in tasks]))
         if progress is not None:
             progress(total)
         if limit is not None and (limit := limit - len(tasks)) <= 0:

@@ -11,6 +11,8 @@ import pytest
 from aiotaskq import TaskQ
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND
+from aiotaskq.runtime.queue import bulk
+from aiotaskq.web.dashboard import view
 from aiotaskq.web.dashboard.pages import failures
 from aiotaskq.web.dashboard.pages.failures import searched
 from tests.support.rows import new
@@ -81,6 +83,27 @@ async def test_all_tasks_of_a_row_are_retried_after_a_question_with_their_number
         assert done.headers["location"] == "failures"
         assert "Tasks that are pending again: 3." in (await browse.get("failures")).text
     assert {task.task_id for task in await tq.find(status="pending")} == {"a0", "a1", "a2"}
+
+
+async def test_a_search_for_the_tasks_of_a_row_ends_with_the_time_of_a_request(
+    tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(tq)
+    monkeypatch.setattr(view, "SECONDS", 0.0)
+    monkeypatch.setattr(bulk, "RETRY_CHUNK", 1)
+    reads, find = [], tq.queue.backend.find
+
+    async def counted(*args: Any) -> Any:
+        reads.append(args)
+        return await find(*args)
+
+    monkeypatch.setattr(tq.queue.backend, "find", counted)
+    async with in_starlette(tq) as browse:
+        given = {"which": "all", "status": "failed", "same_error": "OSError", "sure": "yes"}
+        await send(browse, "tasks.retry_many", "settings", **given)
+        said = "Tasks that are pending again: 0. The time of one request is over; repeat it for the rest."
+        assert said in (await browse.get("settings")).text
+    assert len(reads) == 1 and await tq.queue.backend.audit.read(10) == []
 
 
 async def test_who_may_not_retry_has_no_button(tq: TaskQ) -> None:
