@@ -19,7 +19,16 @@ from aiotaskq.core.errors import check_json, check_key, instant
 from aiotaskq.core.firing import LIMIT, MAX_LIMIT, derived_id, upcoming, zone_of
 from aiotaskq.core.firing_record import OUTCOMES, REASONS, FiringRecord
 from aiotaskq.core.instants import from_now, seconds_of, to_datetime, to_iso
-from aiotaskq.core.schedule import MAX_JITTER, Misfire, Overlap, Schedule, ScheduleState, new_schedule, timing_of
+from aiotaskq.core.schedule import (
+    MAX_JITTER,
+    Misfire,
+    Overlap,
+    Schedule,
+    ScheduleState,
+    changed,
+    new_schedule,
+    timing_of,
+)
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import NotFound, NotSupported, TaskConflict, UnknownHandler, ValidationError
 from aiotaskq.log import printable
@@ -208,13 +217,13 @@ class Options(Struct, kw_only=True):
         Annotated[list[str], about("Windows without starts, as 22:00-06:00, 2026-12-24 or 2026-12-24/2027-01-02")]
     ] = UNSET
     blackout_policy: Maybe[Annotated[BlackoutPolicy, about("What becomes of a time in a window; default skip")]] = UNSET
+    max_runs: Maybe[Annotated[Count, about("The most runs; 0 is no limit")]] = UNSET
 
 
 class TaskOptions(Options, kw_only=True):
     """How a schedule fires, and how its tasks run."""
 
     params: Maybe[Params] = UNSET
-    max_runs: Maybe[Annotated[Count, about("The most runs; 0 is no limit")]] = UNSET
     description: Nullable[Annotated[str, about("What it is for")]] = UNSET
     misfire: Maybe[Annotated[Misfire, about("Which times that have passed are made up for; default fire_once")]] = UNSET
     overlap: Maybe[Annotated[Overlap, about("What becomes of a time while earlier tasks run; default allow")]] = UNSET
@@ -245,7 +254,7 @@ class Changed(TaskOptions, forbid_unknown_fields=True, kw_only=True):
 
 
 class Previewed(Options, forbid_unknown_fields=True, kw_only=True):
-    """A schedule that is there; or the timing of one that need not be: exactly one of cron, interval and at."""
+    """A schedule that is there, as it is or as if it were changed so; else exactly one of cron, interval and at."""
 
     schedule: Maybe[ScheduleName] = UNSET
     count: Annotated[int, about("How many times", ge=1, le=1_000)] = 5
@@ -282,17 +291,20 @@ async def preview(access: Access, given: Previewed) -> PlannedTimes:
 
     Those of a paused schedule are as if it were resumed; there are none of one that is finished.
     """
-    if isinstance(given.schedule, str):
-        if wrong := [name for name in (*Options.__struct_fields__, "after") if getattr(given, name) is not UNSET]:
-            raise ValidationError(f"{wrong[0]}: it is about a schedule that need not be there; leave out schedule")
-        schedule, after = await access.tq.schedules.get(given.schedule), access.tq.queue.clock.now()
-    else:
-        zone = given.timezone or access.tq.timezone or local_timezone()
-        options = _options(given, zone) | {"timezone": zone}
-        begin, _ = options.pop("after", None), options.pop("count")
-        timing = timing_of(*(options.pop(name, None) for name in ("cron", "interval", "at")))
+    found = await access.tq.schedules.get(given.schedule) if isinstance(given.schedule, str) else None
+    zone = given.timezone or (found and found.timezone) or access.tq.timezone or local_timezone()
+    options = _options(given, zone)
+    begin, _, _ = options.pop("after", None), options.pop("count"), options.pop("schedule", None)
+    if found is None or options.keys() & {"cron", "interval", "at"}:
+        options |= timing_of(*(options.pop(name, None) for name in ("cron", "interval", "at")))
+    if found is None:
         after = SystemClock().now() if begin is None else instant("after", begin)
-        schedule = new_schedule("preview", "preview", **timing, **options, now=after)
+        schedule = new_schedule("preview", "preview", **options | {"timezone": zone}, now=after)
+    elif begin is not None:
+        raise ValidationError("after: it is about a schedule that need not be there; leave out schedule")
+    else:
+        after = access.tq.queue.clock.now()
+        schedule = changed(found, after, **options) if options else found
     local = functools.partial(to_datetime, zone=zone_of(schedule))
     runs = upcoming(schedule, given.count, after=after)
     planned = [PlannedView(local(run.due).isoformat(), local(run.start).isoformat(), run.skipped) for run in runs]
