@@ -41,13 +41,6 @@ LATE = 60 * SECOND
 """Microseconds after which a schedule that is due is late."""
 SCHEDULES_KEPT = 10.0
 """Seconds for which the schedules are not read anew."""
-_LIMITS = {
-    "budget": ("closed", "used_up"),
-    "limit_paused": ("paused", "paused_limit"),
-    "full": ("waiting", "full_limit"),
-    "rate": ("waiting", "slow_rate"),
-}
-"""Level and kind of a notice by what tasks at a limit wait for, as ``runtime.waiting`` has it."""
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -133,11 +126,9 @@ def unknown_notices(waiting: Mapping[str, int]) -> list[Notice]:
     """Return a notice for each type that no worker knows, those with the most tasks first."""
     found = [
         Notice("failed", "unknown_type", "tasks", {"type": name, "status": "pending"}, count, {"type": name})
-        for name, count in sorted(waiting.items(), key=lambda item: (-item[1], item[0]))[:MOST]
+        for name, count in sorted(waiting.items(), key=lambda item: (-item[1], item[0]))
     ]
-    if (more := len(waiting) - MOST) > 0:
-        found.append(Notice("failed", "unknown_types", "types", number=more))
-    return found
+    return _first(found, "failed", "unknown_types", "types")
 
 
 # ---- what ends badly ----
@@ -165,18 +156,11 @@ async def _failures(view: View, failed: Sequence[Task]) -> list[Notice]:
 def dead_workers(workers: Sequence[WorkerInfo], now: int) -> list[Notice]:
     """Return the workers whose lease is over, and that no other worker has removed yet."""
     dead = sorted((each for each in workers if each.lease_until <= now), key=lambda each: -each.seen_at)
-    return [
-        Notice(
-            "lost",
-            "dead_worker",
-            "worker",
-            {"id": each.owner},
-            each.busy,
-            {"worker": f"{each.host} · {each.pid}"},
-            since=each.seen_at,
-        )
-        for each in dead[:MOST]
-    ]
+    found = []
+    for each in dead[:MOST]:
+        about = {"worker": f"{each.host} · {each.pid}"}
+        found.append(Notice("lost", "dead_worker", "worker", {"id": each.owner}, each.busy, about, each.seen_at))
+    return found
 
 
 # ---- what takes long ----
@@ -186,30 +170,19 @@ async def _long_runs(view: View) -> list[Notice]:
     """Return the tasks that run for much longer than those of their type do, the longest first."""
     where = TaskFilter(status=(Status.RUNNING,), newest=WINDOW)
     found = await view.tq.queue.backend.find(where, RUNS_LOOKED_AT)
-    running = sorted((each for each in found if each.began_at is not None), key=lambda each: each.began_at or 0)
-    usual: dict[str, float | None] = {}
-    long = []
-    for task in running:
-        seconds = (view.now - (task.began_at or 0)) / SECOND
-        if not runs_long(seconds, 0.0):
-            break
-        if task.type not in usual and len(usual) < MOST:
-            usual[task.type] = await view.shared.past.usual(task.type)
-        if runs_long(seconds, p99 := usual.get(task.type)):
-            long.append((task, p99))
-    return [
-        Notice(
-            "running",
-            "long",
-            "task",
-            {"id": task.task_id},
-            values={"type": task.type, "usual": p99},
-            since=task.began_at,
-            action="tasks.cancel",
-            fields={"task_id": task.task_id},
+    running = [((view.now - each.began_at) / SECOND, each) for each in found if each.began_at is not None]
+    # Only those that would be long for the quickest type.
+    slow = sorted(((age, each) for age, each in running if runs_long(age, 0.0)), key=lambda each: -each[0])
+    usual = await view.shared.past.usual(dict.fromkeys(each.type for _, each in slow))
+    long = [(task, usual.get(task.type)) for seconds, task in slow if runs_long(seconds, usual.get(task.type))]
+    found = []
+    for task, p99 in long[:MOST]:
+        about, fields = {"type": task.type, "usual": p99}, {"task_id": task.task_id}
+        of_one = {"id": task.task_id}
+        found.append(
+            Notice("running", "long", "task", of_one, 1, about, task.began_at, action="tasks.cancel", fields=fields)
         )
-        for task, p99 in long[:MOST]
-    ]
+    return found
 
 
 async def _growing(view: View, stats: Stats, unclaimed: Sequence[Notice]) -> list[Notice]:
@@ -245,40 +218,32 @@ def paused_queues(stats: Stats, log: Sequence[AuditEntry]) -> list[Notice]:
     found = []
     for name in stats.paused:
         if count := stats.queues.get(name, {}).get("pending", 0):
-            since, actor = paused_by(log, "queues", name)
-            about, mends = {"queue": name}, "queues.resume"
+            about, by = {"queue": name}, paused_by(log, "queues", name)
             found.append(
-                Notice("paused", "paused_queue", "queue", {"name": name}, count, about, since, actor, mends, about)
+                Notice("paused", "paused_queue", "queue", {"name": name}, count, about, *by, "queues.resume", about)
             )
     return found
 
 
 def stuck_limits(states: Sequence[LimitState], now: int, log: Sequence[AuditEntry]) -> list[Notice]:
     """Return the limits at which tasks wait for long: paused ones first, then those with the most tasks."""
-    stuck = [(state, at_limit(state, now).reason) for state in states if state.waiting]
-    stuck = [
-        (state, reason)
-        for state, reason in stuck
-        if reason in _LIMITS and (reason != "rate" or waits_long(state.waiting, state.rate or 0.0))
-    ]
-    stuck.sort(key=lambda each: (each[1] not in ("budget", "limit_paused"), -each[0].waiting, each[0].key))
     found = []
-    for state, reason in stuck[:MOST]:
-        (level, kind), about = _LIMITS[reason], {"key": state.key}
-        if kind == "used_up":
+    for state in sorted(states, key=lambda each: (-each.waiting, each.key)):
+        reason = at_limit(state, now).reason if state.waiting else None
+        about, count = {"key": state.key}, state.waiting
+        if reason == "budget":
             group = str(state.budget_of)
-            found.append(Notice(level, kind, "group", {"id": group}, state.waiting, {"group": group}))
-        elif kind == "paused_limit":
-            since, actor = paused_by(log, "limits", state.key)
-            found.append(
-                Notice(level, kind, "limit", about, state.waiting, about, since, actor, "limits.resume", about)
-            )
-        else:
-            took = {"takes": state.waiting / state.rate} if kind == "slow_rate" and state.rate else {}
-            found.append(Notice(level, kind, "limit", about, state.waiting, about | took))
-    if (more := len(stuck) - MOST) > 0:
-        found.append(Notice("waiting", "limits", "limits", number=more))
-    return found
+            found.append(Notice("closed", "used_up", "group", {"id": group}, count, {"group": group}))
+        elif reason == "limit_paused":
+            by = paused_by(log, "limits", state.key)
+            found.append(Notice("paused", "paused_limit", "limit", about, count, about, *by, "limits.resume", about))
+        elif reason == "full":
+            found.append(Notice("waiting", "full_limit", "limit", about, count, about))
+        elif reason == "rate" and state.rate and waits_long(count, state.rate):
+            takes = {"takes": count / state.rate}
+            found.append(Notice("waiting", "slow_rate", "limit", about, count, about | takes))
+    found.sort(key=lambda each: each.level == "waiting")
+    return _first(found, "waiting", "limits", "limits")
 
 
 async def _stopped_schedules(view: View, log: Sequence[AuditEntry]) -> list[Notice]:
@@ -295,34 +260,26 @@ def late_schedules(known: Sequence[Schedule], now: int) -> list[Notice]:
     late.sort(key=lambda each: each.due or 0)
     found = [
         Notice("expired", "late", "schedule", {"id": each.task_id}, values={"name": each.name}, since=each.due)
-        for each in late[:MOST]
+        for each in late
     ]
-    if (more := len(late) - MOST) > 0:
-        found.append(Notice("expired", "more_late", "schedules", number=more))
-    return found
+    return _first(found, "expired", "more_late", "schedules")
 
 
 def stopped_schedules(known: Sequence[Schedule], log: Sequence[AuditEntry]) -> list[Notice]:
     """Return the schedules that the scheduler has disabled, and those that are paused."""
     stopped = [each for each in known if each.state in ("disabled", "paused")]
-    stopped.sort(key=lambda each: (each.state, each.name))
     found = []
-    for each in stopped[:MOST]:
+    for each in sorted(stopped, key=lambda each: (each.state, each.name)):
+        level = "failed" if each.state == "disabled" else "paused"
         since = next((record.at for record in reversed(each.history) if record.outcome == each.state), None)
-        _, actor = paused_by(log, "schedules", each.task_id)
-        found.append(
-            Notice(
-                "failed" if each.state == "disabled" else "paused",
-                f"{each.state}_schedule",
-                "schedule",
-                {"id": each.task_id},
-                values={"name": each.name},
-                since=since,
-                actor=actor if each.state == "paused" else "",
-                action="schedules.resume",
-                fields={"schedule": each.task_id},
-            )
-        )
-    if (more := len(stopped) - MOST) > 0:
-        found.append(Notice("paused", "more_stopped", "schedules", number=more))
-    return found
+        actor = paused_by(log, "schedules", each.task_id)[1] if each.state == "paused" else ""
+        of_one, about, fields = {"id": each.task_id}, {"name": each.name}, {"schedule": each.task_id}
+        kind, mends = f"{each.state}_schedule", "schedules.resume"
+        found.append(Notice(level, kind, "schedule", of_one, 1, about, since, actor, mends, fields))
+    return _first(found, "paused", "more_stopped", "schedules")
+
+
+def _first(found: list[Notice], level: str, kind: str, page: str) -> list[Notice]:
+    """Return the first notices, and one that counts the others."""
+    more = len(found) - MOST
+    return found[:MOST] + ([Notice(level, kind, page, number=more)] if more > 0 else [])

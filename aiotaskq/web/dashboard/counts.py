@@ -41,11 +41,14 @@ class Kept:
         self._most = most
         self._answers: dict[Hashable, tuple[int, Any]] = {}
 
+    def has(self, name: Hashable, seconds: float) -> bool:
+        """Return whether there is an answer that is not older than so many seconds."""
+        return name in self._answers and 0 <= self._clock() - self._answers[name][0] < seconds * SECOND
+
     async def get(self, name: Hashable, seconds: float, read: Callable[[], Awaitable[T]]) -> T:
         """Return an answer that is not older than so many seconds, which is read if there is none."""
-        at, answer = self._answers.get(name, (0, None))
-        if name in self._answers and 0 <= self._clock() - at < seconds * SECOND:
-            return cast(T, answer)
+        if self.has(name, seconds):
+            return cast(T, self._answers[name][1])
         before = self._answers
         answer = await read()
         if before is self._answers:  # else something was changed meanwhile

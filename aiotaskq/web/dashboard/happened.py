@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,13 +13,12 @@ from aiotaskq.core.outcome import attempts_of
 from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.operations.audit import AuditView
+from aiotaskq.operations.task_views import MAX_LINE, first_line
 from aiotaskq.runtime.hooks import NAMES, OPERATED, HookCall, Hooks
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
 
-MOST_ERROR = 300
-"""Characters of the first line of an error that are kept."""
 _ICONS = {each: each for each in ("completed", "failed", "cancelled", "expired", "lost", "released")} | {
     "pushed": "pending",
     "started": "running",
@@ -74,22 +73,6 @@ def pushed_at(task: Task) -> int:
     return task.seq if task.seq // SECOND == task.created_at else task.created_at * SECOND
 
 
-def instant_of(name: str, task: Task) -> int | None:
-    """Return when this happened to a task, as its row tells; None where it does not."""
-    if name == "pushed":
-        return pushed_at(task)
-    if name == "started":
-        return task.began_at
-    if name in ("retried", "released", "lost"):
-        return task.attempts[-1].ended_at if task.attempts else None
-    return task.ended_at if name in tuple(FINAL) else None
-
-
-def first_line(error: Any) -> str:
-    """Return the first line of an error text, shortened."""
-    return str(error).partition("\n")[0][:MOST_ERROR]
-
-
 MOST = 500
 """Hook calls that are kept."""
 COLLECTED = tuple(name for name in NAMES if name != OPERATED)
@@ -123,7 +106,7 @@ class Feed:
             group = None if event.group is None else event.group.group_id
             self._latest.append(Happened(name=event.name, at=event.at, group=group))
         else:
-            at = instant_of(event.name, task) or event.at
+            at = max((each.at for each in life_of(task) if each.name == event.name), default=event.at)
             self._latest.append(_event(event.name, at, task, error=task.error_message))
 
     def _stop(self) -> None:
@@ -185,7 +168,10 @@ class Life:
             return  # another page has looked meanwhile
         found = [each for task in (*running, *pushed, *rows.values()) for each in life_of(task)]
         for status, ids in new.items():
-            if looks and len(ids) > SHOWN and _ended_after(rows.get(ids[SHOWN - 1]), last):
+            oldest = (
+                rows.get(ids[SHOWN - 1]) if looks and len(ids) > SHOWN else None
+            )  # None if it was deleted meanwhile
+            if oldest is not None and (oldest.completed_at or 0) >= last // SECOND:
                 more, at_least = len(ids) - SHOWN, len(ids) == COUNTED
                 found.append(Happened(name=str(status), at=now, more=more, at_least=at_least))
         self._looks, self._looked_at = looks + 1, now
@@ -219,7 +205,7 @@ def _event(name: str, at: int, task: Task, attempt: int | None = None, error: st
         type=task.type,
         queue=task.queue,
         attempt=attempt,
-        error=None if error is None else first_line(error),
+        error=None if error is None else (first_line(error) or "")[:MAX_LINE],
     )
 
 
@@ -230,8 +216,3 @@ def _new(ids: list[str], known: Sequence[str]) -> list[str]:
     if len(known) == COUNTED and seen.intersection(ids):
         end = max(place for place, each in enumerate(ids) if each in seen)
     return [each for each in ids[:end] if each not in seen]
-
-
-def _ended_after(task: Task | None, instant: int) -> bool:
-    """Return whether a task ended then or later, by whole seconds; not one that was deleted meanwhile."""
-    return task is not None and task.completed_at is not None and task.completed_at >= instant // SECOND

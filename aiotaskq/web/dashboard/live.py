@@ -120,7 +120,7 @@ class Live:
         async with opened.rendering:
             if self._left(opened) > 0:
                 if self._age(opened) >= self._alive:
-                    await replace(view, update=True).keep("alive", INTERVAL, view.tq.queue.backend.ping)
+                    await replace(view, update=True).keep("alive", view.tq.queue.backend.ping, INTERVAL)
             else:
                 if self._clock.ticks() >= opened.allowed_until:
                     opened.allowed = await allowed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -18,7 +19,6 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.core.usage import Usage, summed
 from aiotaskq.web.dashboard.charts import Chart, bars, lines
 from aiotaskq.web.dashboard.counts import Kept
-from aiotaskq.web.dashboard.deploys import deploys
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
@@ -60,8 +60,8 @@ OTHERS = ""
 """The name of that part."""
 GO_ON = ("retried", "lost")
 """Kinds of runs whose tasks run again, or are counted as failed, too."""
-USUAL_KEPT = 300.0
-"""Seconds for which it is kept what is usual for a type."""
+USUAL_KEPT, USUAL_READ, MOST_USUAL = 300.0, 5, 1_000
+"""Seconds for which it is kept what is usual for a type, how many types are read at a time, and of how many it is."""
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -155,6 +155,17 @@ class QueueHour(msgspec.Struct, frozen=True):
         return sum(self.out[-1 - minutes : -1])
 
 
+async def deploys(tq: TaskQ, since: int) -> list[tuple[int, str]]:
+    """Return the versions of the application that first started at ``since`` or later, and when, the earliest first.
+
+    Instants are in microseconds UTC. Workers tell of their version where there is one; a store without a registry of
+    workers knows none.
+    """
+    registry = tq.queue.backend.workers
+    found = [] if registry is None else await registry.versions(tq.queue.clock.now())
+    return [(at, version) for at, version in found if at >= since]
+
+
 def span_of(name: str | None) -> Span:
     """Return the span of that name, else the last hour."""
     return SPANS.get(name or "", SPANS["1h"])
@@ -166,7 +177,7 @@ class Past:
     def __init__(self, tq: TaskQ) -> None:
         self._tq = tq
         self._zone = tq.timezone or local_timezone()
-        self._kept = Kept(tq.queue.clock.now)
+        self._kept, self._usual = Kept(tq.queue.clock.now), Kept(tq.queue.clock.now, MOST_USUAL)
 
     async def activity(
         self, span: str | None, *, queue: str | None = None, type: str | None = None, by: str | None = None
@@ -202,10 +213,13 @@ class Past:
 
         return await self._kept.get("queues", SPANS["1h"].kept, read)
 
-    async def usual(self, type: str) -> float | None:
-        """Return the seconds that 99 of 100 completed runs of a type took in the last day; None for too few runs."""
+    async def usual(self, types: Iterable[str]) -> dict[str, float | None]:
+        """Return the seconds that 99 of 100 completed runs of each type took in the last day; None for too few runs.
 
-        async def read() -> float | None:
+        Only ``USUAL_READ`` types are read anew; of those for which nothing is kept, either, it is said the next time.
+        """
+
+        async def read(type: str) -> float | None:
             since = self._tq.queue.clock.now() / SECOND - DAY
             periods = [each for each in await self._tq.history(since=since, type=type) if each.kind == "completed"]
             if sum(each.n for each in periods) < LEAST_RUNS:
@@ -213,7 +227,9 @@ class Past:
             found = percentile(added_histograms([each.runs for each in periods]), 99)
             return None if found is None else found / SECOND
 
-        return await self._kept.get(("usual", type), USUAL_KEPT, read)
+        known = [type for type in types if self._usual.has(type, USUAL_KEPT)]
+        new = [type for type in types if type not in known][:USUAL_READ]
+        return {type: await self._usual.get(type, USUAL_KEPT, functools.partial(read, type)) for type in (*known, *new)}
 
     async def _read(self, span: Span, *, queue: str | None = None, type: str | None = None) -> tuple[int, list[Period]]:
         """Return now and the periods of a span, and of the one before it where that is drawn."""
@@ -271,10 +287,7 @@ def _activity(span: Span, now: int, periods: Collection[Period], zone: str, by: 
         if 0 <= (place := (period.at - begin) // (step * SECOND)) < count:
             points[place].append(period)
     found = [_sums(point) for point in points]
-    whole: list[Counter[Any]] = [Counter(), Counter(), Counter()]
-    for each in found:
-        for into, part in zip(whole, each, strict=True):
-            into.update(part)
+    whole = [sum(map(Counter, each), Counter[Any]()) for each in zip(*found, strict=True)]
     names = _largest(within, by) if by else []
     parts = [_parts(point, by, names) for point in points]
     return Activity(
@@ -338,8 +351,8 @@ def _types(begin: int, minutes: float, periods: Iterable[Period]) -> list[TypeSu
     for period in periods:
         if period.at >= begin:
             by_type.setdefault(period.type, []).append(period)
-    rows = [TypeSums(name, _point(begin, _sums(found)), 0.0) for name, found in sorted(by_type.items())]
-    return [msgspec.structs.replace(row, per_minute=row.ended / minutes) for row in rows]
+    sums = {name: _point(begin, _sums(found)) for name, found in sorted(by_type.items())}
+    return [TypeSums(name, total, _ended(total.counts) / minutes) for name, total in sums.items()]
 
 
 def _queues(begin: int, periods: Iterable[Period]) -> dict[str, QueueHour]:

@@ -6,22 +6,18 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from aiotaskq.core.history import MINUTE
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.waiting import awake
 from aiotaskq.web.dashboard.charts import bars, ticks
 from aiotaskq.web.dashboard.past import QueueHour
-from aiotaskq.web.dashboard.rows import QueueRow, queue_rows
+from aiotaskq.web.dashboard.rows import queue_rows
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.queue.operations import Stats
     from aiotaskq.web.dashboard.view import View
 
-KEEP = 5.0
-"""Seconds for which an open page does not look for the next tasks anew."""
 MOST_CARDS = 12
 """Queues of the overview."""
 RATED = 10
@@ -29,38 +25,18 @@ RATED = 10
 AXIS: dict[str, Any] = {"begin": 0, "step": 2 * MINUTE, "zone": UTC}  # small charts have no labels
 
 
-class QueueCard(msgspec.Struct, frozen=True, kw_only=True):
-    """One queue as the overview has it: what it holds, and what came in and went out in the last hour."""
+async def queue_cards(view: View, stats: Stats) -> list[dict[str, Any]]:
+    """Return the queues that hold most of the tasks that have not ended, by name.
 
-    queue: QueueRow
-    ready: int
-    slots: int | None
-    """Of the workers that claim from it; None where the store has no registry."""
-    came: float | None
-    """Tasks per minute; None where that was not counted for long enough."""
-    ended: float
-    """The same of those that ended."""
-    failed: int
-    """How many of those of the hour failed."""
-    out: str
-    """The path of a small chart of the tasks that ended, in pairs of minutes."""
-    ticks: str
-    """The path of the marks where some failed."""
-    into: str
-    """The path of the line of tasks that came in."""
-
-    @property
-    def empty_in(self) -> float | None:
-        """In how many seconds it is empty if no more tasks come; None where none wait, or none end."""
-        return self.ready * MINUTE / self.ended if self.ended and self.ready else None
-
-
-async def queue_cards(view: View, stats: Stats) -> list[QueueCard]:
-    """Return the queues that hold most of the tasks that have not ended, by name."""
+    ``slots`` are those of the workers that claim from it, None without a registry; ``came`` and ``ended`` are tasks per
+    minute, ``came`` is None where that was not counted for long enough; ``failed`` counts those of the hour;
+    ``empty_in`` are the seconds until it is empty if no more come, None where none wait or none end. ``out``, ``ticks``
+    and ``into`` are paths of a small chart: what ended, where some failed, and what came in.
+    """
     rows = sorted(queue_rows(stats), key=lambda row: (-row.counts["pending"] - row.counts["running"], row.name))
     rows = sorted(rows[:MOST_CARDS], key=lambda row: row.name)
     past, names = await view.shared.past.queues(), [row.name for row in rows if row.counts["pending"]]
-    waiting, workers = await view.keep("cards", KEEP, lambda: _ready(view, names))
+    waiting, workers = await view.keep("cards", lambda: _ready(view, names))
     found = []
     for row in rows:
         first, ready = waiting.get(row.name, (None, 0))
@@ -72,18 +48,20 @@ async def queue_cards(view: View, stats: Stats) -> list[QueueCard]:
         pairs = zip(came[::2], came[1::2], strict=True)
         into = [None if one is None or other is None else one + other for one, other in pairs]
         chart = bars([{"out": each} for each in _pairs(hour.out)], ("out",), before=into, **AXIS)
+        ended = hour.ended(RATED) / RATED
         found.append(
-            QueueCard(
-                queue=row,
-                ready=ready,
-                slots=None if workers is None else sum(each.concurrency for each in claiming),
-                came=sum(rates) / len(rates) if rates else None,
-                ended=hour.ended(RATED) / RATED,
-                failed=sum(hour.failed),
-                out=chart.paths["out"],
-                ticks=ticks(_pairs(hour.failed)),
-                into=chart.before,
-            )
+            {
+                "queue": row,
+                "ready": ready,
+                "slots": None if workers is None else sum(each.concurrency for each in claiming),
+                "came": sum(rates) / len(rates) if rates else None,
+                "ended": ended,
+                "failed": sum(hour.failed),
+                "empty_in": ready * MINUTE / ended if ended and ready else None,
+                "out": chart.paths["out"],
+                "ticks": ticks(_pairs(hour.failed)),
+                "into": chart.before,
+            }
         )
     return found
 

@@ -50,11 +50,6 @@ class LimitRow(msgspec.Struct):
     share: float | None
     """How full it is, from 0 to 1; None where nothing bounds what it holds."""
 
-    @property
-    def stopped(self) -> bool:
-        """Whether no task passes: it is paused, or the budget of its group is used up."""
-        return self.limit.state != "open"
-
 
 def limit_row(state: LimitState) -> LimitRow:
     """Return the row of a limit."""
@@ -92,17 +87,11 @@ def timeout_of(handlers: Mapping[str, Handler], task: Task) -> float | None:
     return None if handler is None else handler.timeout
 
 
-class Debounced(msgspec.Struct, frozen=True):
-    """How further calls move a task that waits."""
+def debounced(handlers: Mapping[str, Handler], task: Task) -> dict[str, Any] | None:
+    """Return how further calls of its key move a task, where its handler is known to debounce them; else None.
 
-    delay: float
-    """Seconds from a call until it is due."""
-    latest: str | None
-    """When it is due at the latest; None for no limit."""
-
-
-def debounced(handlers: Mapping[str, Handler], task: Task) -> Debounced | None:
-    """Return how further calls of its key move a task, where its handler is known to debounce them; else None."""
+    ``delay`` are the seconds from a call until it is due, ``latest`` when it is due at the latest, None for no limit.
+    """
     handler = handlers.get(task.type)
     if handler is None or task.unique_key is None or task.attempts or task.status is not Status.PENDING:
         return None
@@ -110,4 +99,4 @@ def debounced(handlers: Mapping[str, Handler], task: Task) -> Debounced | None:
     if rule is None:
         return None
     latest = None if rule.max_wait is None else to_iso(first_push(task) + rule.max_wait)
-    return Debounced(rule.delay / SECOND, latest)
+    return {"delay": rule.delay / SECOND, "latest": latest}

@@ -40,6 +40,8 @@ class Message(msgspec.Struct, frozen=True):
     text: str
     values: dict[str, str | int] = {}
     problem: bool = False
+    left: bool = False
+    """Whether the time of one request was over before all was done."""
 
 
 class Preferences(msgspec.Struct, frozen=True):
@@ -122,7 +124,7 @@ def shortened(message: Message) -> Message:
         name: f"{each[:LONGEST]}…" if isinstance(each, str) and len(each) > LONGEST else each
         for name, each in message.values.items()
     }
-    return Message(message.text, values, message.problem)
+    return Message(message.text, values, message.problem, message.left)
 
 
 def kept(cookies: Mapping[str, str], name: str, kind: type[S]) -> S | None:

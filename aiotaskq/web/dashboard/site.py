@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 import msgspec
 from starlette.requests import Request
@@ -84,12 +84,11 @@ TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf
 @functools.cache
 def _files() -> dict[str, tuple[bytes, str, str]]:
     """Return content, media type and tag of each file by its name."""
-    found = {}
-    for path in sorted(FOLDER.iterdir()):
-        if (media_type := TYPES.get(path.suffix)) is not None:
-            content = path.read_bytes()
-            found[path.name] = content, media_type, f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-    return found
+    contents = {path: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in TYPES}
+    return {
+        path.name: (content, TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:16]}"')
+        for path, content in contents.items()
+    }
 
 
 def asset(name: str, headers: Mapping[str, str]) -> Response:
@@ -185,7 +184,10 @@ class Dashboard:
         request, key = view.request, view.key
         changes = request.method not in ("GET", "HEAD")
         if changes:
-            view = replace(view, form=await self._form(request, key))
+            view = replace(view, form=await self._form(request))
+            view = replace(view, ours=session.is_form_token(key, view.text("form_token") or ""))
+            if view.path not in actions:
+                _check_ours(view)
         if view.path == "preferences" and changes:
             return self._preferred(view)
         if self._login is not None:
@@ -208,10 +210,7 @@ class Dashboard:
             return await self._update(view)
         page = _page(view.path)
         view = _with_query(await self._full(view), page, request.query_params.multi_items())
-        made = []
-        if not key:
-            view = replace(view, key=session.new_session(view.now))
-            made.append(_cookie(request, session.SESSION, view.key))
+        view, made = _with_session(view)
         message = session.kept(session.cookies_of(request.headers), session.MESSAGE, session.Message)
         if message is not None and view.words.knows(message.text, message.values):  # the cookie could hold any text
             view = replace(view, message=message)
@@ -291,22 +290,14 @@ class Dashboard:
         answer = self._allow(original(request), action)
         return bool(await answer if inspect.isawaitable(answer) else answer)
 
-    async def _form(self, request: Request, key: str) -> dict[str, list[str]]:
+    async def _form(self, request: Request) -> dict[str, list[str]]:
         if request.method != "POST" or not is_same_origin(request.headers, self._policy.origins):
             raise ProblemError(403, "CrossOrigin", marked("a page of another origin asked for a change"))
         if media_type_of(request) != "application/x-www-form-urlencoded":
             raise ProblemError(415, "UnsupportedMediaType", marked("content-type: a form of these pages is needed"))
         large, late = marked("body: the form is too large"), marked("body: the form did not arrive in time")
         body = await read_body(request, MAX_BODY, large, late)
-        try:
-            form = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=5_000, errors="strict")
-        except ValueError:
-            raise ProblemError(400, "NotAForm", marked("body: is no form")) from None
-        if not session.is_form_token(key, next(iter(form.get("form_token", ())), "")):
-            raise ProblemError(
-                403, "FormExpired", marked("this form is of another session; reload the page, and try again")
-            )
-        return form
+        return _fields(body)
 
     async def _change(self, view: View) -> Response:
         action = actions.get(view.path)
@@ -316,6 +307,7 @@ class Dashboard:
             return self._problem(view, make_problem(403, "NotAllowed", marked("you may not do this here")))
         actor = await actor_of(self._policy.actor, view.request) if self._policy.actor else view.actor
         try:
+            _check_ours(view)
             answer = await action.run(replace(view, actor=actor, show_args=self._policy.show_args))
         except (ProblemError, AiotaskqError) as error:
             problem = answered(error, f"dashboard: {action.operation.name}")
@@ -346,10 +338,11 @@ class Dashboard:
     async def _again(self, view: View, page: Page, status: int = 200, **shown: Any) -> Response:
         """Show a form again, with what was given, and what was wrong with it or what it would do."""
         given = {field: each[0] for field, each in view.form.items()}
-        view = _with_query(await self._full(view), page, [*thing_of(view).items(), *given.items()])
+        view, made = _with_session(await self._full(view))
+        view = _with_query(view, page, [*thing_of(view).items(), *given.items()])
         data = await _loaded(page, view)
         context = self._context(view, page) | shown | {"data": data, "given": given}
-        return reply(render(page.template, context), status, cache=OF_A_FORM)
+        return reply(render(page.template, context), status, cookies=made, cache=OF_A_FORM)
 
     def _preferred(self, view: View) -> Response:
         known = {"language": (*LANGUAGES, ""), "theme": (*THEMES, "")}
@@ -373,12 +366,14 @@ class Dashboard:
             raise ProblemError(401, "NoToken", marked("log in first"))
         if deep := view.path.count("/"):  # no page is there, and its cookies would be those of another folder
             return redirect("../" * deep)
-        made = []
-        if not view.key:  # else the form in another tab stays valid
-            view = replace(view, key=session.new_session(view.now))
-            made.append(_cookie(request, session.SESSION, view.key))
+        view, made = _with_session(view)
         back = link(view.path, **dict(request.query_params)) if request.method == "GET" else "./"
-        data = {"wrong": wrong, "back": back, "by_name": login.by_name}
+        # A form that was sent after the login had ended is shown again behind the new one.
+        fields = urlencode(view.form, doseq=True)
+        sent = {name: view.text(name) or "" for name in ("action", "sent")}
+        if fields and view.path in actions:
+            sent = {"action": view.path, "sent": fields}
+        data = {"wrong": wrong, "back": back, "by_name": login.by_name, "sent": sent}
         return reply(render("login", self._context(view, None) | {"data": data}), 401, cookies=made)
 
     async def _log_in(self, login: Login, view: View) -> Response:
@@ -386,8 +381,18 @@ class Dashboard:
         user = await login.user(view.text, "" if client is None else client.host)
         if user is None:
             return self._login_page(login, view, wrong=True)
-        cookie = _cookie(view.request, session.SESSION, session.new_login(login.secret, view.now, user))
-        return redirect(_own_page(view), cookie)
+        key, path = session.new_login(login.secret, view.now, user), view.text("action") or ""
+        cookie = _cookie(view.request, session.SESSION, key)
+        if path not in actions:
+            return redirect(_own_page(view), cookie)
+        view.request.state.aiotaskq_user = user
+        if not await self._may(view.request, VIEW):
+            raise ProblemError(403, "NotAllowed", marked("you may not see this page"))
+        form = _fields((view.text("sent") or "").encode())
+        request = Request({**view.request.scope, "path_params": {"name": path}})
+        shown = await self._change(replace(view, request=request, key=key, form=form, ours=False))
+        shown.headers.append("Set-Cookie", cookie)
+        return shown
 
 
 def reply(
@@ -414,6 +419,14 @@ def _cookie(request: Request, name: str, value: str | msgspec.Struct, seconds: i
     """Return a cookie for the connection of a request; 0 seconds deletes it."""
     secure = is_encrypted(request.scope.get("scheme", ""), request.headers)
     return session.cookie(name, value, secure=secure, seconds=seconds)
+
+
+def _with_session(view: View) -> tuple[View, list[str]]:
+    """Return the view with a session, and the cookie of a new one; an old one stays, for forms in other tabs."""
+    if view.key:
+        return view, []
+    view = replace(view, key=session.new_session(view.now))
+    return view, [_cookie(view.request, session.SESSION, view.key)]
 
 
 def _wants_data(view: View) -> bool:
@@ -443,6 +456,20 @@ def guarded_dashboard(
             "text in every process"
         )
     return Dashboard(tq, login=None if login is None or secret is None else UserLogin(login, secret), **options)
+
+
+def _fields(body: bytes) -> dict[str, list[str]]:
+    try:
+        return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=5_000, errors="strict")
+    except ValueError:
+        raise ProblemError(400, "NotAForm", marked("body: is no form")) from None
+
+
+def _check_ours(view: View) -> None:
+    """Raise ProblemError for a form that was made for another session."""
+    if not view.ours:
+        said = marked("this form is of another session, and nothing was changed; try again")
+        raise ProblemError(403, "FormExpired", said)
 
 
 def _own_page(view: View) -> str:

@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 MOST_DUES = 2_000
 """Schedules whose due times are kept."""
+KEPT = 5.0
+"""Seconds for which an open page does not read anew what takes long."""
 
 
 class Shared:
@@ -71,7 +73,9 @@ class View:
     actor: str = ""
     """The name of the visitor, "" where nothing tells it."""
     form: Mapping[str, list[str]] = field(default_factory=dict)
-    """The fields of a change, whose token was checked."""
+    """The fields of a change."""
+    ours: bool = False
+    """Whether they are of a form that was made for this session: else nothing is changed."""
     query: Mapping[str, str] = field(default_factory=dict)
     """The query parameters that the page takes."""
     show_args: bool = False
@@ -105,7 +109,7 @@ class View:
         """The handlers of this process by their types."""
         return internal(self.tq).registered.handlers
 
-    async def keep(self, name: str, seconds: float, read: Callable[[], Awaitable[T]]) -> T:
+    async def keep(self, name: str, read: Callable[[], Awaitable[T]], seconds: float = KEPT) -> T:
         """Return what is read; for an update of an open page, what was read at most so many seconds before."""
         return await self.shared.kept.get(name, seconds if self.update else 0.0, read)
 
@@ -239,15 +243,13 @@ PAGES = {
 }
 """The page of a thing by the noun of the change, and the parameter of its address."""
 _NO_THINGS = ("filter: ", "count: ", "stopped by: ")
-KEEP_LOG = 3.0
-"""Seconds for which an open page does not read the log anew."""
 LISTED = 20
 """Changes that are listed on the page of the thing that was changed."""
 
 
 async def log_of(view: View) -> list[AuditEntry]:
     """Read the audit log, the newest change first; for an update of an open page it may be some seconds old."""
-    entries = await view.keep("audit", KEEP_LOG, lambda: view.tq.queue.backend.audit.read(MAX_ENTRIES))
+    entries = await view.keep("audit", lambda: view.tq.queue.backend.audit.read(MAX_ENTRIES))
     return [visible_entry(each, view.show_args) for each in entries]
 
 
@@ -398,7 +400,6 @@ def action_on_many(
     operation: Operation,
     page: Callable[[View], str],
     done: str,
-    left: str = "",
     *,
     selects: bool = False,
     asks: bool = True,
@@ -409,7 +410,6 @@ def action_on_many(
     Args:
         page: returns the address of the page that is shown afterwards.
         done: what is said there: a sentence of the catalogue, with ``{count}``.
-        left: said where the time of one request was over before all were done.
         selects: whether things can be selected.
         asks: whether a question is asked before.
         where: returns the filters from the form; None where nothing can match.
@@ -455,6 +455,6 @@ def action_on_many(
                 await perform_each(operation, access, ids, "dashboard", view.actor)
         except AiotaskqError as error:
             return Done(done, {"count": count}, page=back, error=error)
-        return Done(left if over else done, {"count": count}, page=back)
+        return Done(done, {"count": count}, left=over, page=back)
 
     register(many, run)

@@ -148,10 +148,6 @@ class Words:
         """Return a number with groups of three digits, and at most so many decimal places."""
         return f"{number:,}" if _is_int(number) else f"{number:,.{places}f}".rstrip("0").rstrip(".")
 
-    def plain(self, number: float) -> str:
-        """Return a number as a form takes it, without groups."""
-        return f"{number:.6g}"
-
     def time(self, instant: int | None) -> str:
         """Return date and time of day in the page's time zone; "" for None, and for a year that no calendar has."""
         if instant is None:
@@ -184,10 +180,6 @@ class Words:
             if seconds >= size:
                 return f"{seconds / size:g} {zh if self.language == 'zh' else english}"
         return "0"
-
-    def percent(self, share: float | None) -> str:
-        """Return a share from 0 to 1 in percent; "" for None."""
-        return "" if share is None else f"{share * 100:.1f}".removesuffix(".0") + " %"
 
     def iso(self, instant: int | None) -> str:
         """Return RFC 3339 in UTC, for programs; "" for None."""

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from aiotaskq import Limit, Rate, TaskQ, Workflow, current_task
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.core.errors import MAX_KEY, MAX_NAME
+from aiotaskq.core.status import Status
 from aiotaskq.runtime.audit import audit
 from aiotaskq.web.dashboard.site import pages
 from tests.support.waiting import eventually
@@ -151,4 +152,5 @@ def _printable(text: str) -> str:
 def chosen_addresses(sample: Sample) -> list[str]:
     """Return an address of each page, and those of some tasks."""
     first = {address.partition("?")[0]: address for address in reversed(sample.addresses())}
-    return [*first.values(), *(f"task?id={sample.tasks[f'{kind} 0']}" for kind in EXAMPLES)]
+    examples = [f"task?id={sample.tasks[f'{kind} 0']}" for kind in EXAMPLES]
+    return [*first.values(), *examples, *(f"tasks?status={status}" for status in Status), "./?span=24h&by=type"]

@@ -186,7 +186,7 @@ def test_an_axis_has_durations_in_one_unit(seconds: float, english: str, text: s
 def test_days_and_shares_are_short() -> None:
     english, chinese = Words("en", "Asia/Shanghai"), Words("zh", "Asia/Shanghai")
     assert (english.day(BEGIN), chinese.day(BEGIN)) == ("15 Nov", "11-15")
-    assert [english.percent(each) for each in (None, 0.0, 0.125, 1.0)] == ["", "0 %", "12.5 %", "100 %"]
+    assert [english.number(each * 100, 1) for each in (0.0, 0.125, 1.0)] == ["0", "12.5", "100"]
 
 
 # ---- what is drawn ----
@@ -258,8 +258,7 @@ async def test_what_is_usual_for_a_type_needs_some_runs(tq: TaskQ) -> None:
     at = begin_of(tq.queue.clock.now(), MINUTE) - 3 * MINUTE * SECOND
     await tq.queue.backend.history.add([period(at, runs=20), period(at, runs=19, type="rare")])
     past = Past(tq)
-    assert await past.usual("greet") == pytest.approx(1.0, rel=1 / 16)
-    assert await past.usual("rare") is None
+    assert await past.usual(["greet", "rare"]) == {"greet": pytest.approx(1.0, rel=1 / 16), "rare": None}
 
 
 async def test_queues_have_the_minutes_of_an_hour(tq: TaskQ) -> None:

@@ -25,6 +25,7 @@ from tests.support.machine import within
 from tests.support.rows import worker_info
 from tests.support.waiting import eventually
 from tests.web.dashboard.conftest import Browse, in_starlette, send
+from tests.web.dashboard.test_pages_activity import period
 
 
 def text_of(page: Any) -> str:
@@ -77,12 +78,20 @@ async def test_types_without_an_ended_task_are_listed(browse: Browse, tq: TaskQ)
     await push(tq, "legacy", delay=60)
     await registered(tq, types=("greet", "of the worker"))
     data = (await browse.get("types?format=json")).json()
-    assert data["idle"] == [
-        {"name": "greet", "waiting": 0, "unknown": False},
-        {"name": "legacy", "waiting": 2, "unknown": True},
-        {"name": "of the worker", "waiting": 0, "unknown": False},
-    ]
+    assert data["idle"] == ["greet", "legacy", "of the worker"]
+    assert data["waiting"] == {"greet": 0, "legacy": 2, "of the worker": 0} and list(data["unknown"]) == ["legacy"]
     assert "no worker knows this type" in (await browse.get("types")).text
+
+
+async def test_types_of_which_tasks_have_ended_and_others_wait(browse: Browse, tq: TaskQ) -> None:
+    await tq.queue.backend.history.add([period(tq, "completed", "legacy", runs=1)])
+    await push(tq, "legacy")
+    await registered(tq, types=("greet",))
+    page = (await browse.get("types")).text
+    assert re.search(
+        r'<td data-label="Waiting" class="number"><a href="tasks\?type=legacy&amp;status=pending">1<', page
+    )
+    assert page.index("legacy") < page.index("no worker knows this type") < page.index("greet")
 
 
 async def test_what_waits_at_a_limit_or_for_other_tasks_waits(browse: Browse, tq: TaskQ) -> None:
@@ -96,7 +105,7 @@ async def test_what_waits_at_a_limit_or_for_other_tasks_waits(browse: Browse, tq
     flow.add("second", TaskCall("greet", {"name": "x"}, {}), after=["first"])
     await tq.start(flow)
     data = (await browse.get("types?format=json")).json()
-    assert {each["name"]: each["waiting"] for each in data["idle"]} == {"bounded": 3, "greet": 2}
+    assert data["waiting"] == {"bounded": 3, "greet": 2}
     assert data["looked_at"] is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import importlib.util
 import re
 import sys
@@ -134,6 +135,38 @@ async def test_a_user_logs_in_and_out(name: str, tq: TaskQ) -> None:
         async with EMBEDDED[name](tq, **options | {"secret": f"{SECRET}!"}) as other:
             other.cookies.set("aiotaskq_session", kept)
             assert (await other.get("tasks")).status_code == 401
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_what_is_sent_after_the_login_has_ended_is_shown_again_behind_the_next_one(
+    tq: TaskQ, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    typed = {"type": "greet", "params": '{"name": "<b>Ann</b> & 5%"}', "queue": "mail"}
+    user = {"user": "mära", "password": "right"}
+    async with EMBEDDED["starlette"](tq, login=Users().check, secret=SECRET, show_args=True) as browse:
+        await send(browse, "login", **user)
+        token = form_token(await browse.get("task-form"))
+        if away:  # a window of another visitor has logged out
+            await send(browse, "logout")
+            browse.cookies.clear()
+        else:
+            real = tq.queue.clock.now
+            monkeypatch.setattr(tq.queue.clock, "now", lambda: real() + session.LIFETIME)
+        ended = await browse.post("tasks.push", data={"form_token": token, **typed}, headers=SAME)
+        assert ended.status_code == 401 and "Your login has ended." in ended.text and "<b>Ann" not in ended.text
+        for password, status in (("wrong", 401), ("right", 403)):
+            hidden = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', ended.text)
+            given = {name: html.unescape(value) for name, value in hidden} | user | {"password": password}
+            ended = await browse.post("login", data=given, headers=SAME)
+            assert ended.status_code == status
+        assert "nothing was changed" in ended.text and html.escape(typed["params"]) in ended.text.replace(
+            "&#34;", "&quot;"
+        )
+        assert await tq.find() == []
+        done = await browse.post("tasks.push", data={"form_token": form_token(ended), **typed}, headers=SAME)
+        assert done.status_code == 303
+    (task,) = await tq.find()
+    assert (task.queue, task.params) == ("mail", {"name": "<b>Ann</b> & 5%"})
 
 
 async def test_a_login_needs_the_form_and_these_pages(tq: TaskQ) -> None:

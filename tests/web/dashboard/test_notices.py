@@ -212,6 +212,18 @@ async def test_a_run_of_ten_times_its_p99_needs_attention(
     assert (asked.status_code, done.status_code, done.headers["location"]) == (200, 303, "./")
 
 
+async def test_long_runs_of_many_types_are_found_one_look_after_the_other(browse: Browse, tq: TaskQ) -> None:
+    now, types = tq.queue.clock.now(), [f"t{place:02}" for place in range(12)]
+    for place, name in enumerate(types):
+        began = now - (900 - place) * SECOND
+        about: dict[str, Any] = {"type": name, "status": Status.RUNNING, "created_at": began // SECOND}
+        await tq.queue.backend.push([Task(task_id=name, seq=place + 1, began_at=began, fence=1, **about)])
+    await tq.queue.backend.history.add([period(tq, "completed", types[-1], runs=20, micros=SECOND)])
+    assert [await notices(browse) for _ in range(2)] == [[], []], "of the others nothing is known"
+    (found,) = await notices(browse)
+    assert found.startswith("A task of the type t11 has run for more than ten times its p99")
+
+
 async def test_a_rate_with_a_long_line_needs_attention(browse: Browse, tq: TaskQ) -> None:
     @tq.task(rate=Rate(1, per=10))
     async def ask() -> None: ...

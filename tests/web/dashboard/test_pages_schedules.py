@@ -47,7 +47,7 @@ async def test_each_state_has_its_own_word_and_actions(browse: Browse, tq: TaskQ
     listed = (await browse.get("schedules")).text
     buttons = {
         "active": ["Run now", "Pause"],
-        "disabled": ["Resume"],
+        "disabled": ["Run now", "Resume"],
         "finished": ["Run now"],
         "paused": ["Run now", "Resume"],
     }
@@ -139,6 +139,19 @@ async def test_the_form_previews_the_next_times_and_saves_nothing(browse: Browse
     assert (await tq.schedules.get("s")).interval_seconds == 60
     saved = await send(browse, "schedules.update", "schedule-form?id=s", **edit)
     assert saved.headers["location"] == "schedule?id=s" and (await tq.schedules.get("s")).interval_seconds == 7200
+
+
+async def test_the_preview_of_an_edit_counts_the_runs_that_were(browse: Browse, tq: TaskQ) -> None:
+    await tq.schedules.add("n", "greet", interval=3600, params=PARAMS, schedule_id="s", max_runs=4)
+    await put(tq, "s", run_count=2)
+    due = (await tq.schedules.get("s")).next_run_at
+    seen = re.findall(r'name="seen" value="(\w+)"', (await browse.get("schedule-form?id=s")).text)[0]
+    edit = {"id": "s", "schedule": "s", "seen": seen, "schedule_type": "interval", "timing": "3600"}
+    for most, times in (("4", 2), ("3", 1), ("2", 0), ("0", 5)):
+        form = await send(browse, "schedules.update", "schedules", **edit, max_runs=most, preview="yes")
+        dues = [from_iso(each) // SECOND for each in re.findall(r'<li><time datetime="([^"]+)"', form.text)]
+        assert len(dues) == times and dues[:1] in ([], [due]), "with the timing that it has its next run stays"
+        assert ("It will not run" in form.text) is (times == 0)
 
 
 @pytest.mark.parametrize("show", [True, False])

@@ -60,6 +60,8 @@ async def test_the_cells_of_tasks_that_have_ended(tq: TaskQ) -> None:
         bad = cells((await shown.get("tasks?status=failed")).text, "bad")
         assert (bad["Error"], bad["Attempt"]) == ("KeyError: 'k'", "1/1")
         assert cells((await hidden.get("tasks?status=failed")).text, "bad")["Error"] == "KeyError"
+        await put(tq, "killer", Status.FAILED, error_message="poison: its worker died 3 times", crashes=3)
+        assert cells((await shown.get("tasks?status=failed")).text, "killer")["Attempt"] == "3 crashes"
         every = (await shown.get("tasks")).text
         assert cells(every, "bad")["Details"] == "KeyError: 'k'" and "first attempt" not in every
         again = cells((await shown.get("tasks?status=pending")).text, "again")

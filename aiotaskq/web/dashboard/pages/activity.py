@@ -15,8 +15,6 @@ from aiotaskq.web.dashboard.view import View, log_of, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
-KEEP = 0.9
-"""Seconds for which an open page does not read the store anew."""
 OURS = (marked("its process died, or its lease was not renewed"),)
 """What is shown of errors of the library, which have no type, where messages are hidden."""
 
@@ -29,7 +27,7 @@ async def activity(view: View) -> dict[str, Any]:
     found = {key_of(each): each for each in view.shared.feed.read(wanted, ROWS)}
     shared = bool(view.tq.queue.backend.shared)
     if shared:  # else there is no other process
-        await view.keep("life", KEEP, view.shared.life.look)
+        await view.keep("life", view.shared.life.look, 0.9)
         found.update((key_of(each), each) for each in view.shared.life.latest if wanted in (None, each.name))
     if wanted in (None, OPERATED):
         for entry in (await log_of(view))[:ROWS]:

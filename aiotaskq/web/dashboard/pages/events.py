@@ -10,8 +10,6 @@ from aiotaskq.web.dashboard.view import View, action, page, page_of
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
-KEEP = 5.0
-"""Seconds for which an open page does not look anew."""
 
 
 @page("event-form", marked("Emit an event"), "key", "task", section="events")
@@ -24,7 +22,7 @@ async def event_form(view: View) -> dict[str, Any]:
 async def events(view: View) -> dict[str, Any]:
     """Read the keys that are waited for, and one page of the events that are there."""
     store, key = view.tq.queue.backend.steps, view.text("key") or ""
-    awaited = await view.keep(f"awaited {key}", KEEP, lambda: store.awaited(ROWS + 1, prefix=key))
+    awaited = await view.keep(f"awaited {key}", lambda: store.awaited(ROWS + 1, prefix=key))
     found = await store.events(view.now, ROWS + 1, prefix=key, after=view.text("after"))
     emitted = [
         {

@@ -14,8 +14,6 @@ from aiotaskq.web.dashboard.words import marked
 ROWS = 100
 READ = 5_000
 """Failed tasks that are read: to read more takes too long for a page."""
-KEEP = 10.0
-"""Seconds for which an open page does not read the failed tasks anew."""
 
 
 @page("failures", marked("Failures"), "type", "queue", "sort")
@@ -23,7 +21,7 @@ async def failures(view: View) -> dict[str, Any]:
     """Read the newest tasks that have failed, grouped by type and error."""
     given = {name: text for name in ("type", "queue") if (text := view.text(name)) is not None}
     read = functools.partial(view.perform, operations["list"], given | {"limit": READ})
-    found: FailureList = await view.keep(f"failures {sorted(given.items())}", KEEP, read)
+    found: FailureList = await view.keep(f"failures {sorted(given.items())}", read, 10.0)
     counted = await view.shared.counts.get()
     by_end = view.text("sort") == "ended"
     rows = sorted(found.failures, key=lambda each: each.last_at, reverse=True) if by_end else found.failures

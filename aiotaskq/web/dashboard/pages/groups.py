@@ -71,16 +71,6 @@ FIT = "fit"
 """The zoom that makes a drawing as small as its page, where it is larger."""
 
 
-class Zoom(msgspec.Struct, frozen=True):
-    """The size in which a drawing is shown, and those of its buttons."""
-
-    percent: int | None
-    """None where it fits its page."""
-    smaller: int | None
-    """The next smaller size in percent; None where there is none."""
-    larger: int | None
-
-
 def drawing(ids: Sequence[str], children: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, Any] | None:
     """Return a box for each task of a workflow and the lines from parents to children, with their places in pixels.
 
@@ -110,14 +100,16 @@ def drawing(ids: Sequence[str], children: Mapping[str, Sequence[tuple[str, str]]
     }
 
 
-def zoom_of(text: str | None) -> Zoom:
-    """Return the zoom that an address asks for; a wrong or absent one is the natural size."""
+def zoom_of(text: str | None) -> tuple[int | None, int | None, int | None]:
+    """Return the zoom that an address asks for, and the next smaller and larger ones, in percent.
+
+    The first is None for a drawing that fits its page; a wrong or absent text is the natural size.
+    """
     if text == FIT:
-        return Zoom(None, 50, 100)
-    known = {str(each): place for place, each in enumerate(ZOOMS)}
-    place = known.get(text or "", ZOOMS.index(100))
-    smaller = ZOOMS[place - 1] if place else None
-    return Zoom(ZOOMS[place], smaller, ZOOMS[place + 1] if place + 1 < len(ZOOMS) else None)
+        return None, 50, 100
+    percent = next((each for each in ZOOMS if str(each) == text), 100)
+    smaller = max((each for each in ZOOMS if each < percent), default=None)
+    return percent, smaller, min((each for each in ZOOMS if each > percent), default=None)
 
 
 def _columns(ids: Sequence[str], lines: Sequence[tuple[str, str, str]]) -> dict[str, int]:

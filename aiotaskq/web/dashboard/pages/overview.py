@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task
 from aiotaskq.operations.task_views import task_view
-from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.web.dashboard.attention import Notice, look
 from aiotaskq.web.dashboard.queue_cards import MOST_CARDS, queue_cards
 from aiotaskq.web.dashboard.view import View, log_of, page
@@ -16,18 +14,24 @@ from aiotaskq.web.dashboard.words import marked
 
 RECENT = 5  # failed tasks that are listed
 LOOKED_AT = 20  # failed tasks that are counted before the history has them
-KEEP = 5.0  # seconds for which an open page does not look anew for failures and for what needs attention
 
 
 @page("", marked("Overview"), "span", "by")
 async def overview(view: View) -> dict[str, Any]:
     """Read the counts, what workers did, and what needs attention."""
     counted = await view.shared.counts.get()
-    stats = counted.stats
-    failed = await view.keep("failures", KEEP, lambda: _failed(view)) if stats.counts.get("failed") else []
-    worker = view.tq.worker
+    stats, backend, worker = counted.stats, view.tq.queue.backend, view.tq.worker
+
+    async def read() -> list[Task]:
+        found = await backend.get(await backend.last_ended(Status.FAILED, LOOKED_AT))
+        return [task for task in found if task is not None and task.status is Status.FAILED]
+
+    async def noticed() -> list[Notice]:
+        return await look(view, stats, failed, await log_of(view))
+
+    failed = await view.keep("failures", read) if stats.counts.get("failed") else []
     return {
-        "attention": await view.keep("attention", KEEP, lambda: _attention(view, stats, failed)),
+        "attention": await view.keep("attention", noticed),
         "counts": stats.counts,
         "approximate": counted.approximate,
         "ready": stats.ready,
@@ -38,13 +42,3 @@ async def overview(view: View) -> dict[str, Any]:
         "more_queues": max(0, len(stats.queues) - MOST_CARDS),
         "failed": [task_view(each, errors=view.show_args, params=False) for each in failed[:RECENT]],
     }
-
-
-async def _attention(view: View, stats: Stats, failed: Sequence[Task]) -> list[Notice]:
-    return await look(view, stats, failed, await log_of(view))
-
-
-async def _failed(view: View) -> list[Task]:
-    backend = view.tq.queue.backend
-    found = await backend.get(await backend.last_ended(Status.FAILED, LOOKED_AT))
-    return [task for task in found if task is not None and task.status is Status.FAILED]

@@ -14,8 +14,6 @@ from aiotaskq.web.dashboard.words import marked
 
 LOOKED_AT = 20
 """Queues whose next task is looked for, and workers of a queue that are listed."""
-KEEP = 5.0
-"""Seconds for which an open page does not look for them anew."""
 
 
 @page("queues", marked("Queues"), "like")
@@ -27,7 +25,7 @@ async def queues(view: View) -> dict[str, Any]:
     rows = [row for row in queue_rows(stats) if part_of(like, row.name)]
     looked = [row for row in rows if row.counts["pending"] and not row.paused][:LOOKED_AT]
     names = [row.name for row in looked]
-    firsts = await (firsts_of(view, names) if like else view.keep("next", KEEP, lambda: firsts_of(view, names)))
+    firsts = await (firsts_of(view, names) if like else view.keep("next", lambda: firsts_of(view, names)))
     for row in looked:
         row.next_age = age_of(view, firsts.get(row.name))
     return {"queues": rows, "oldest": stats.oldest_age, "approximate": counted.approximate, "like": like or ""}

@@ -19,9 +19,9 @@ from aiotaskq.errors import AiotaskqError
 from aiotaskq.operations.schedules import Options, fields_seen, firing_view, schedule_view
 from aiotaskq.operations.schedules import schedules as operations
 from aiotaskq.operations.table import Operation
-from aiotaskq.operations.task_views import task_view
 from aiotaskq.web.dashboard.charts import Label, time_labels
 from aiotaskq.web.dashboard.matching import part_of
+from aiotaskq.web.dashboard.pages.tasks import row_of
 from aiotaskq.web.dashboard.rows import json_text
 from aiotaskq.web.dashboard.view import (
     Done,
@@ -148,7 +148,7 @@ async def schedule(view: View) -> dict[str, Any]:
         "changes": await operated_on(view, found.task_id, ("schedules",)),
         "next": times,
         "problem": problem,
-        "runs": [task_view(each, errors=view.show_args, params=False) for each in runs],
+        "runs": [row_of(each, view) for each in runs],
         "history": [firing_view(found.task_id, each) for each in found.history[::-1]],
         "params": json_text(found.params) if view.show_args else None,
     }
@@ -189,8 +189,8 @@ def _given(operation: Operation, view: View) -> dict[str, Any]:
 async def _save(operation: Operation, said: str, view: View) -> Done | Preview:
     given = _given(operation, view)
     if view.text("preview"):
-        timing = {name: given[name] for name in Options.__struct_fields__ if name in given}
-        return Preview((await view.perform(operations["preview"], timing | {"count": PREVIEWED})).planned)
+        wanted = {name: given[name] for name in ("schedule", *Options.__struct_fields__) if name in given}
+        return Preview((await view.perform(operations["preview"], wanted | {"count": PREVIEWED})).planned)
     if operation.verb == "add":
         await check_type(view)
     made = await view.perform(operation, given)

@@ -16,14 +16,13 @@ from aiotaskq.web.dashboard.words import marked
 
 LIBRARIES = ("sqlalchemy", "aiosqlite", "asyncpg", "asyncmy", "redis", "msgspec", "croniter", "starlette", "jinja2")
 ROUNDS = 3  # of a measured round trip
-KEEP = 10.0  # seconds for which an open page does not examine the store anew
 
 
 @page("settings", marked("Settings"))
 async def settings(view: View) -> dict[str, Any]:
     """Examine the store and list what is registered."""
     tq = view.tq
-    distance, problems = await view.keep("doctor", KEEP, lambda: _examined(view))
+    distance, problems = await view.keep("doctor", lambda: _examined(view), 10.0)
     handlers = sorted(view.handlers.items())
     return {
         "version": _version("aiotaskq") or "",

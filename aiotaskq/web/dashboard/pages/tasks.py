@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from aiotaskq.core.instants import from_iso, to_iso
-from aiotaskq.core.outcome import RETRYABLE, attempts_of, due_since, owner_of
+from aiotaskq.core.outcome import RETRYABLE, attempts_of, due_since, is_poison, owner_of
 from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import EQUAL, SECOND, Attempt, Task
@@ -49,8 +49,6 @@ WINDOW = 10_000
 """Tasks of each status that are looked at for a filter without an index, the newest first."""
 SEARCHED = 1_000
 """The newest tasks that are searched where no store can: by params, and by a part of the name of a type."""
-KEEP = 5.0
-"""Seconds for which an open page does not read the workers anew."""
 EQUAL_TO = {"schedule" if name == "scheduler_task_id" else name: name for name in EQUAL}
 """The filters of an address that are fields of a task, and these."""
 FILTERS = ("status", *EQUAL_TO, "error")
@@ -101,16 +99,20 @@ class TaskRow(TaskView, kw_only=True):
 
     waited: float | None
     """Seconds from its due time to its latest start."""
+    poison: bool
+    """Whether it failed because each worker that ran it has died."""
     args: str
     """The beginning of its params; empty where they are not shown."""
 
 
-def _row(task: Task, view: View) -> TaskRow:
+def row_of(task: Task, view: View) -> TaskRow:
+    """Return the row of a task."""
     shown = msgspec.structs.asdict(task_view(task, errors=view.show_args, params=False))
     if (seconds := elapsed(task, view.now)) is not None:
         shown["run_time"] = seconds
     waited = None if task.began_at is None else max(0, task.began_at - due_since(task)) / SECOND
-    return TaskRow(**shown, waited=waited, args=_args_line(task) if view.show_args else "")
+    args = _args_line(task) if view.show_args else ""
+    return TaskRow(**shown, waited=waited, poison=is_poison(task), args=args)
 
 
 def _args_line(task: Task) -> str:
@@ -143,7 +145,9 @@ async def tasks(view: View) -> dict[str, Any]:
     sorts = not searches and where.keys() == {"status"} and where["status"] in FINAL
     by_end = sorts and view.text("sort") == "ended"
     if by_end:
-        found, window = await _last_ended(view, Status(where["status"])), None
+        backend, status = view.tq.queue.backend, Status(where["status"])
+        last = await backend.get(await backend.last_ended(status, ROWS + 1))
+        found, window = [each for each in last if each is not None and each.status == status], None
     else:
         found, window = await _find(view, where, SEARCHED if searches else ROWS + 1)
     searched = len(found) if searches else None
@@ -151,10 +155,10 @@ async def tasks(view: View) -> dict[str, Any]:
     waits = await _waits(view, found if reason else found[:ROWS], stats.paused)
     if reason is not None:
         found = [each for each in found if each.task_id in waits and waits[each.task_id].reason in REASONS[reason]]
-    queue, status = view.text("queue"), str(where.get("status", ""))
+    queue = view.text("queue")
     return {
-        "tasks": [_row(each, view) for each in found[:ROWS]],
-        "columns": COLUMNS.get(status, EACH),
+        "tasks": [row_of(each, view) for each in found[:ROWS]],
+        "columns": COLUMNS.get(where.get("status", ""), EACH),
         "waits": {each.task_id: waits[each.task_id] for each in found[:ROWS] if each.task_id in waits},
         "filters": {name: view.text(name) or "" for name in FILTERS},
         "filtered": any(map(view.text, FILTERS)) or params is not None,
@@ -186,18 +190,11 @@ async def _waits(view: View, tasks: list[Task], paused: Collection[str]) -> dict
     """Return why these tasks wait: at most three statements, however many there are."""
 
     async def workers() -> Sequence[WorkerInfo] | None:
-        return await view.keep("awake", KEEP, lambda: awake(view.tq.queue.backend, view.now))
+        return await view.keep("awake", lambda: awake(view.tq.queue.backend, view.now))
 
     seen = await look(view.tq.queue, tasks, view.now, paused, workers)
     found = {task.task_id: waiting_view(why(task, seen, view.now)) for task in tasks}
     return {task_id: each for task_id, each in found.items() if each is not None}
-
-
-async def _last_ended(view: View, status: Status) -> list[Task]:
-    """Return the tasks with this status that have ended last."""
-    backend = view.tq.queue.backend
-    found = await backend.get(await backend.last_ended(status, ROWS + 1))
-    return [each for each in found if each is not None and each.status == status]
 
 
 async def _find(view: View, given: dict[str, Any], limit: int) -> tuple[list[Task], int | None]:
@@ -233,7 +230,6 @@ action_on_many(
     operations["retry"],
     _table,
     marked("Tasks that are pending again: {count}."),
-    marked("Tasks that are pending again: {count}. The time of one request is over; repeat it for the rest."),
     selects=True,
     where=_where(RETRYABLE, "same_error"),
 )
@@ -241,9 +237,6 @@ action_on_many(
     operations["cancel"],
     _table,
     marked("Tasks that were cancelled or asked to stop: {count}."),
-    marked(
-        "Tasks that were cancelled or asked to stop: {count}. The time of one request is over; repeat it for the rest."
-    ),
     selects=True,
     where=_where(frozenset(Status) - FINAL),
 )
@@ -251,7 +244,6 @@ action_on_many(
     operations["delete"],
     _table,
     marked("Tasks that were deleted: {count}."),
-    marked("Tasks that were deleted: {count}. The time of one request is over; repeat it for the rest."),
     selects=True,
     where=_where(FINAL),
 )
@@ -267,7 +259,8 @@ NOTES = 200
 @page("task", marked("Task"), "id", section="tasks")
 async def task(view: View) -> dict[str, Any]:
     """Read a task, by its id or by the beginning of it. Raises NotFound, and ProblemError if several begin so."""
-    found = await _named(view, view.needed("id").strip())
+    wanted = view.needed("id").strip()
+    found = await view.tq.get(await find(view.tq, wanted) if len(wanted) >= SHORTEST else wanted)
     flow = found.flow
 
     async def counted() -> Mapping[str, Mapping[str, int]]:
@@ -275,7 +268,8 @@ async def task(view: View) -> dict[str, Any]:
 
     waits = await waiting(view.tq.queue, found, counted)
     shown = task_detail(found, waits, errors=view.show_args, params=False)
-    steps = await _steps(view, found)
+    # A task that was never claimed has done nothing.
+    steps = await view.tq.queue.backend.steps.read(found.task_id, found.seq) if found.fence else []
     attempts = shown.attempts
     changes = await operated_on(view, found.task_id, ("tasks", "schedule", "schedules"))
     hidden = {"params": None, "result": None, "notes": None, "older": False}
@@ -314,13 +308,7 @@ async def _args(view: View, task: Task) -> dict[str, Any]:
         "params": json_text(task.params),
         "result": None if task.result is None else json_text(task.result),
         "notes": [
-            {
-                "n": each.n,
-                "at": to_iso(each.at),
-                "kind": each.kind,
-                "text": each.text,
-                "attempt": during(runs, each.at),
-            }
+            {"n": each.n, "at": to_iso(each.at), "kind": each.kind, "text": each.text, "attempt": during(runs, each.at)}
             for each in notes
         ],
         "older": bool(notes) and notes[0].n > 1,
@@ -330,11 +318,6 @@ async def _args(view: View, task: Task) -> dict[str, Any]:
 def during(runs: Sequence[Attempt], at: int) -> int | None:
     """Return the number of the last of these runs that had begun at an instant."""
     return next((each.number for each in reversed(runs) if each.began_at is not None and each.began_at <= at), None)
-
-
-async def _steps(view: View, task: Task) -> list[Step]:
-    """Return what its handler has done step by step; a task that was never claimed has done nothing."""
-    return await view.tq.queue.backend.steps.read(task.task_id, task.seq) if task.fence else []
 
 
 async def _run(view: View, task: Task) -> dict[str, Any] | None:
@@ -352,10 +335,6 @@ async def _run(view: View, task: Task) -> dict[str, Any] | None:
         "name": owner_of(task) if info is None else f"{info.host} · {info.pid}",
         "lease_until": to_iso(task.lease_until if info is None else info.lease_until),
     }
-
-
-async def _named(view: View, wanted: str) -> Task:
-    return await view.tq.get(await find(view.tq, wanted) if len(wanted) >= SHORTEST else wanted)
 
 
 MOST = 200
@@ -424,12 +403,13 @@ for each in (operations["push"], operations["rerun"]):
     register(each, functools.partial(_pushed, each), "task-form")
 
 
-def _edited(view: View) -> dict[str, Any]:
-    """Return the changes of a form: params that are left empty stay, an empty timeout is that of the handler."""
-    return {"timeout": None} | by_name(operations["edit"], view)
-
-
-action(operations["edit"], marked("Task {task_id} is changed."), form="task-form", values=_edited)
+action(
+    operations["edit"],
+    marked("Task {task_id} is changed."),
+    form="task-form",
+    # Params that are left empty stay; an empty timeout is that of the handler.
+    values=lambda view: {"timeout": None} | by_name(operations["edit"], view),
+)
 action(operations["run_now"], marked("Task {task_id} is due now."))
 action(operations["retry"], marked("Task {task_id} is pending again."))
 action(

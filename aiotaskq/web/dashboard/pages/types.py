@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from aiotaskq.core.status import Status
@@ -19,8 +19,6 @@ from aiotaskq.web.dashboard.words import marked
 ROWS = 300
 PARKED_LOOKED_AT = 1_000
 """Pending tasks, the newest first, among which those are counted that wait at limits or for other tasks."""
-KEEP = 5.0
-"""Seconds for which an open page does not look anew for types of which nothing has ended."""
 
 ORDERS: dict[str, Callable[[TypeSums], float]] = {
     "completed": lambda row: row.total.counts.get("completed", 0),
@@ -49,12 +47,14 @@ async def types(view: View) -> dict[str, Any]:
     sums = [row for row in await view.shared.past.types(view.text("span")) if part_of(like, row.name)]
     rows = ordered(sums, sort)
     known = {row.name for row in rows}
-    idle, looked_at = await view.keep("types", KEEP, lambda: _others(view))
+    waiting, unknown, looked_at = await view.keep("types", lambda: _waiting(view))
     return {
         "span": span_of(view.text("span")).name,
         "sort": sort if sort in ORDERS else "name",
         "types": rows[:ROWS],
-        "idle": [each for each in idle if each["name"] not in known and part_of(like, each["name"])][:ROWS],
+        "idle": [name for name in sorted(waiting) if name not in known and part_of(like, name)][:ROWS],
+        "waiting": waiting,
+        "unknown": unknown,
         "more": len(rows) > ROWS,
         "looked_at": looked_at,
         "newest": PARKED_LOOKED_AT,
@@ -62,26 +62,24 @@ async def types(view: View) -> dict[str, Any]:
     }
 
 
-async def _others(view: View) -> tuple[list[dict[str, Any]], int | None]:
-    """Return the types that are registered here, known to workers, or of tasks that wait.
+async def _waiting(view: View) -> tuple[dict[str, int], Collection[str], int | None]:
+    """Return how many tasks wait of each type that is registered here, known to workers, or waited for.
 
-    Also among how many tasks that are due, and as many others, waiting ones were counted; None if these were all. Those
-    that wait at limits or for other tasks are counted among the newest pending ones.
+    Also the types that no worker knows, and among how many tasks that are due, and as many others, waiting ones were
+    counted; None if these were all. Those that wait at limits or for other tasks are counted among the newest pending
+    ones.
     """
     backend = view.tq.queue.backend
     counted = await backend.pending_types(view.now, PENDING_LOOKED_AT)
     workers = await awake(backend, view.now) or []
-    waiting = Counter[str]()
+    told = [name for worker in workers for name in types_told(worker.types) or ()]
+    waiting = Counter(dict.fromkeys([*view.handlers, *told], 0))
+    newest = await backend.find(TaskFilter(status=(Status.PENDING,)), PARKED_LOOKED_AT)
     for each in counted:
         waiting[each.type] += each.count
-    newest = await backend.find(TaskFilter(status=(Status.PENDING,)), PARKED_LOOKED_AT)
     waiting.update(task.type for task in newest if task.parked)
-    told = [name for worker in workers for name in types_told(worker.types) or ()]
-    unknown = unknown_types(counted, workers, await view.tq.paused())
-    names = {*view.handlers, *told, *waiting}
     all_seen = len(newest) < PARKED_LOOKED_AT and waiting.total() < PENDING_LOOKED_AT
-    looked_at = None if all_seen else PENDING_LOOKED_AT
-    return [{"name": name, "waiting": waiting[name], "unknown": name in unknown} for name in sorted(names)], looked_at
+    return waiting, unknown_types(counted, workers, await view.tq.paused()), None if all_seen else PENDING_LOOKED_AT
 
 
 @page("type", marked("Task type"), "name", "span", "by", section="types")

@@ -12,15 +12,13 @@ from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.workers import worker_view
 from aiotaskq.operations.workers import workers as operations
-from aiotaskq.web.dashboard.deploys import deploys
+from aiotaskq.web.dashboard.past import deploys
 from aiotaskq.web.dashboard.rows import elapsed, timeout_of, types_told
 from aiotaskq.web.dashboard.view import View, action, action_on_many, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS, MOST_LISTED, VERSIONS = 50, 8, 3
 """Workers of a page, tasks listed of each in the table, and versions of the application, the latest first."""
-KEEP = 5.0
-"""Seconds for which the versions are kept."""
 
 
 def _row(view: View, info: WorkerInfo, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -49,7 +47,7 @@ async def workers(view: View) -> dict[str, Any]:
     found = await view.tq.workers.list()
     shown = found[start : start + ROWS]
     tasks = await view.tq.workers.tasks_of([each.owner for each in shown if each.busy], MOST_LISTED + 1)
-    started = await view.keep("deploys", KEEP, lambda: deploys(view.tq, 0))
+    started = await view.keep("deploys", lambda: deploys(view.tq, 0))
     return {
         "workers": [_row(view, each, tasks.get(each.owner, ())) for each in shown],
         "versions": [{"at": at, "version": version} for at, version in started[: -VERSIONS - 1 : -1]],
