@@ -43,20 +43,12 @@ def queue_row(stats: Stats, name: str) -> QueueRow:
     return QueueRow(name, name in stats.paused, empty | stats.queues.get(name, {}))
 
 
-class LimitRow(msgspec.Struct):
-    """One limit."""
-
-    limit: LimitView
-    share: float | None
-    """How full it is, from 0 to 1; None where nothing bounds what it holds."""
-
-
-def limit_row(state: LimitState) -> LimitRow:
-    """Return the row of a limit."""
+def limit_row(state: LimitState) -> dict[str, Any]:
+    """Return a limit, and how full it is, from 0 to 1; None where nothing bounds what it holds."""
     bounds = [each for each in (state.cap, state.window) if each is not None]
     most = min(bounds, default=None)
     share = None if most is None else min(1.0, state.held / most) if most else 1.0
-    return LimitRow(view_of(LimitView, state), share)
+    return {"limit": view_of(LimitView, state), "share": share}
 
 
 def json_text(value: Any) -> str:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import msgspec
-
 from aiotaskq.core.firing import upcoming
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.schedule import Schedule
@@ -77,20 +75,16 @@ def _computed(schedule: Schedule, now: int, until: int) -> list[int]:
         return []
 
 
-class Mark(msgspec.Struct, frozen=True):
-    """A place in the day before and after now, in thousandths of both."""
-
-    begin: int
-    width: int
-    kind: str
-    """``fired``, ``skipped`` or ``due``."""
+def _mark(kind: str, begin: int, width: int = LEAST) -> dict[str, Any]:
+    """Return what was ``fired`` or ``skipped``, or is ``due``, with its place in thousandths of both days."""
+    return {"kind": kind, "begin": begin, "width": width}
 
 
 def _place(instant: int, now: int) -> int:
     return 500 + (instant - now) * 500 // DAY
 
 
-def _past(history: Sequence[FiringRecord], now: int) -> list[Mark]:
+def _past(history: Sequence[FiringRecord], now: int) -> list[dict[str, Any]]:
     """Return what was fired and skipped in the last 24 hours; a record of several due times is one mark."""
     found = []
     for record in history:
@@ -99,7 +93,7 @@ def _past(history: Sequence[FiringRecord], now: int) -> list[Mark]:
         if record.outcome in ("fired", "skipped", "run_now", "backfilled") and now - DAY <= end <= now:
             first = max(0, _place(begin, now))
             kind = "skipped" if record.outcome == "skipped" else "fired"
-            found.append(Mark(first, max(LEAST, _place(end, now) - first), kind))
+            found.append(_mark(kind, first, max(LEAST, _place(end, now) - first)))
     return found
 
 
@@ -107,9 +101,9 @@ def _row(schedule: Schedule, dues: Sequence[int], now: int) -> dict[str, Any]:
     """Return a schedule, and what it did and is about to do in the day before and after now."""
     marks = _past(schedule.history, now)
     if len(dues) > MARKS:
-        marks.append(Mark(_place(dues[0], now), 1000 - _place(dues[0], now), "due"))
+        marks.append(_mark("due", _place(dues[0], now), 1000 - _place(dues[0], now)))
     else:
-        marks += [Mark(place, LEAST, "due") for place in sorted({_place(max(now, due), now) for due in dues})]
+        marks += [_mark("due", place) for place in sorted({_place(max(now, due), now) for due in dues})]
     return {"schedule": schedule_view(schedule), "marks": marks}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -22,7 +22,7 @@ from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.audit import AuditView
 from aiotaskq.operations.hidden import error_filter, plain
 from aiotaskq.operations.table import Operation
-from aiotaskq.operations.task_views import AttemptView, TaskView, WaitingView, task_detail, task_view, waiting_view
+from aiotaskq.operations.task_views import AttemptView, WaitingView, task_detail, task_view, waiting_view
 from aiotaskq.operations.tasks import Copied, Pushed, find
 from aiotaskq.operations.tasks import tasks as operations
 from aiotaskq.runtime.queue.bulk import task_filter
@@ -94,25 +94,16 @@ def _filters(view: View) -> dict[str, Any]:
     return found
 
 
-class TaskRow(TaskView, kw_only=True):
-    """A task in the table."""
-
-    waited: float | None
-    """Seconds from its due time to its latest start."""
-    poison: bool
-    """Whether it failed because each worker that ran it has died."""
-    args: str
-    """The beginning of its params; empty where they are not shown."""
-
-
-def row_of(task: Task, view: View) -> TaskRow:
-    """Return the row of a task."""
-    shown = msgspec.structs.asdict(task_view(task, errors=view.show_args, params=False))
+def row_of(task: Task, view: View) -> dict[str, Any]:
+    """Return the row of a task: its view; seconds ``waited`` from its due time to its latest start; whether it was
+    failed as ``poison``; and as ``args`` the beginning of its params, empty where they are not shown.
+    """
+    shown = msgspec.to_builtins(task_view(task, errors=view.show_args, params=False))
     if (seconds := elapsed(task, view.now)) is not None:
         shown["run_time"] = seconds
     waited = None if task.began_at is None else max(0, task.began_at - due_since(task)) / SECOND
     args = _args_line(task) if view.show_args else ""
-    return TaskRow(**shown, waited=waited, poison=is_poison(task), args=args)
+    return {**shown, "waited": waited, "poison": is_poison(task), "args": args}
 
 
 def _args_line(task: Task) -> str:
@@ -214,39 +205,20 @@ def _table(view: View) -> str:
     return link("tasks", **{name: view.text(name) for name in (*FILTERS, *SEARCHES)})
 
 
-def _where(statuses: Collection[Status], *more: str) -> Callable[[View], dict[str, Any] | None]:
-    """Return what reads the filters of the form; they match tasks of these statuses alone."""
-
-    def read(view: View) -> dict[str, Any] | None:
-        given = {name: text for name in (*FILTERS, *more) if (text := view.text(name)) is not None}
-        status = given.pop("status", None)
-        wanted = [str(each) for each in Status if each in statuses and status in (None, each)]
-        return given | {"status": wanted} if wanted else None
-
-    return read
+def _where(statuses: Collection[Status], view: View) -> dict[str, Any] | None:
+    """Return the filters of the form; None where they match no task of these statuses."""
+    given = {name: text for name in (*FILTERS, "same_error") if (text := view.text(name)) is not None}
+    status = given.pop("status", None)
+    wanted = [str(each) for each in Status if each in statuses and status in (None, each)]
+    return given | {"status": wanted} if wanted else None
 
 
-action_on_many(
-    operations["retry"],
-    _table,
-    marked("Tasks that are pending again: {count}."),
-    selects=True,
-    where=_where(RETRYABLE, "same_error"),
-)
-action_on_many(
-    operations["cancel"],
-    _table,
-    marked("Tasks that were cancelled or asked to stop: {count}."),
-    selects=True,
-    where=_where(frozenset(Status) - FINAL),
-)
-action_on_many(
-    operations["delete"],
-    _table,
-    marked("Tasks that were deleted: {count}."),
-    selects=True,
-    where=_where(FINAL),
-)
+for verb, said, statuses in (
+    ("retry", marked("Tasks that are pending again: {count}."), RETRYABLE),
+    ("cancel", marked("Tasks that were cancelled or asked to stop: {count}."), frozenset(Status) - FINAL),
+    ("delete", marked("Tasks that were deleted: {count}."), FINAL),
+):
+    action_on_many(operations[verb], _table, said, selects=True, where=functools.partial(_where, statuses))
 
 
 # ---- one task ----
