@@ -43,7 +43,7 @@ _TAG = re.compile(r"<(span|svg)\b[^>]*aria-hidden.*?</\1>|<[^>]*>", re.DOTALL)
 _BLANK = re.compile(r">\s+<(?=/td>)")
 
 INTERVAL = 1.0  # seconds between two renderings of a page
-SHARE = 0.03  # of a core that open pages may take, beside the counts
+SHARE = 0.04  # of a core that open pages may take, beside the counts
 ANSWER = 0.002  # seconds of CPU time of an answer, beside the rendering
 LONGEST = 60.0  # seconds between two renderings
 ALIVE = 3.0  # seconds after which the store has to answer something, if there are not too many pages

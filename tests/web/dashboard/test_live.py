@@ -162,7 +162,7 @@ async def test_what_a_visitor_may_do_is_asked_now_and_then(some: Pages) -> None:
     assert some.asked == 2
 
 
-@pytest.mark.parametrize(("cost", "pause"), [(0.0, INTERVAL), (0.03, INTERVAL), (0.3, 10.0), (9.0, LONGEST)])
+@pytest.mark.parametrize(("cost", "pause"), [(0.0, INTERVAL), (0.04, INTERVAL), (0.4, 10.0), (9.0, LONGEST)])
 def test_the_pause_grows_with_the_cost(cost: float, pause: float) -> None:
     assert pause_of(cost) == pytest.approx(pause)
 
