@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 
 from aiotaskq import TaskQ
 from aiotaskq.core.status import Status
@@ -66,6 +66,30 @@ async def test_texts_of_any_length_are_beside_their_labels_and_within_the_table(
         for address in ("tasks", "tasks?status=failed"):
             page = await seen.open(address)
             assert await page.evaluate(CUT) == 0, address
+
+
+async def test_tables_of_tasks_fit_a_small_window(browser: Browser, tq: TaskQ) -> None:
+    async with filled(tq, "x" * 60), served(tq, show_args=True) as home, visitor(browser, home, width=1024) as seen:
+        cut = {}
+        for status in ("", *Status):
+            page = await seen.open(f"tasks?status={status}")
+            cut[str(status)] = await page.evaluate(CUT) if await page.query_selector(".scroll") else 0
+    assert set(cut.values()) == {0}, cut
+
+
+async def test_filters_are_folded_where_the_screen_is_narrow(browser: Browser, home: str) -> None:
+    async with visitor(browser, home, width=NARROW, java_script_enabled=False) as seen:
+        page = await seen.open("tasks?queue=mail")
+        fields = page.locator("select[name=queue]")
+        await expect(fields).to_be_hidden()
+        fold = page.locator("summary", has_text="Filter")
+        await expect(fold).to_contain_text("mail")
+        await fold.click()
+        await expect(fields).to_be_visible()
+        await page.set_viewport_size({"width": WIDE, "height": 900})
+        page = await seen.open("tasks")
+        await expect(page.locator("select[name=queue]")).to_be_visible()
+        await expect(page.locator("summary").first).to_be_hidden()
 
 
 async def test_a_wide_table_shows_that_there_is_more(browser: Browser, tq: TaskQ) -> None:
