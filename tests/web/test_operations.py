@@ -310,7 +310,9 @@ async def test_the_preview_of_a_stored_schedule_begins_with_its_next_run(ask: As
     assert (await ask.get("preview/schedules", params=in_zone)).json()["times"] == ["2096-10-02T15:06:40+08:00"]
     refused(await ask.get("preview/schedules?at=soon"), 422, "ValidationError", "at: 'soon' is not a time")
     assert len((await ask.get("preview/schedules?schedule=i&count=5&max_runs=2")).json()["times"]) == 2
-    assert (await ask.get(f"preview/schedules?schedule=o&at={at + 60}")).json()["times"] == ["2096-10-02T07:07:40+00:00"]
+    assert (await ask.get(f"preview/schedules?schedule=o&at={at + 60}")).json()["times"] == [
+        "2096-10-02T07:07:40+00:00"
+    ]
     refused(await ask.get("preview/schedules?schedule=i&after=1"), 422, "ValidationError", "after: it is about")
 
 

@@ -240,7 +240,10 @@ def labelled(page: str) -> str:
 
 def _labelled(table: re.Match[str]) -> str:
     head, end, body = table[0].partition("</thead>")
-    titles = ["" if 'class="hidden"' in each else _TAG.sub("", each).strip() for each in _CELL.findall(head)]
+    cells = _CELL.findall(head)
+    titles = ["" if 'class="hidden"' in each else _TAG.sub("", each).strip() for each in cells]
+    # They begin as the style sheet lets those of a head begin.
+    titles = [t if " keep" in cell else t[:1].upper() + t[1:] for t, cell in zip(titles, cells, strict=True)]
     first = next((place for place, title in enumerate(titles) if title), 0)
     labels = [f'<td data-label="{title}"' if title and place != first else "<td" for place, title in enumerate(titles)]
     rows = [row.split("<td") for row in _BLANK.sub("><", body).split("</tr>")]
