@@ -292,7 +292,8 @@ async def preview(access: Access, given: Previewed) -> PlannedTimes:
     Those of a paused schedule are as if it were resumed; there are none of one that is finished.
     """
     found = await access.tq.schedules.get(given.schedule) if isinstance(given.schedule, str) else None
-    zone = given.timezone or (found and found.timezone) or access.tq.timezone or local_timezone()
+    stored = None if found is None else found.timezone
+    zone = given.timezone or stored or access.tq.timezone or local_timezone()
     options = _options(given, zone)
     begin, _, _ = options.pop("after", None), options.pop("count"), options.pop("schedule", None)
     if found is None or options.keys() & {"cron", "interval", "at"}:
