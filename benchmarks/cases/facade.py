@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import aiotaskq.log
 import aiotaskq.sync
 from benchmarks.case import AIOTASKQ, LIMIT, Run, Sample, Unit, rate, scenario
 from benchmarks.old_design import ThreadQueue
@@ -22,6 +23,13 @@ TASK = {"type": "work", "params": {"at": 0.0}}
 PUSH = scenario("facade", "push", "push into memory, from one thread", CALLS, start=1_000)
 LOOP = scenario("facade", "loop", "a call that needs the event loop", CALLS, start=500)
 PUSH_MAIN = scenario("facade", "push.main", "push into memory, from the main thread", CALLS, start=1_000)
+LINES = scenario(
+    "facade",
+    "log",
+    "push into memory, from one thread, with lines at DEBUG",
+    {"off": Unit("calls/s"), "on": Unit("calls/s")},
+    start=500,
+)
 CYCLED = {"rate": Unit("tasks/s")}
 CYCLE_ONE = scenario("facade", "cycle.one", "push, pop and task_done, in one thread", CYCLED, start=500)
 CYCLE = scenario("facade", "cycle", "push, pop and task_done, in three threads", CYCLED, start=500)
@@ -83,6 +91,21 @@ def push_threadsafe(run: Run) -> Sample:
             asyncio.run_coroutine_threadsafe(tasks.put((str(uuid.uuid4()), TASK)), loop).result()
 
         return from_threads(run, 1, push)
+
+
+@LINES.by(AIOTASKQ)
+def push_with_lines(run: Run) -> Sample:
+    """The lines are made, and go to a sink of loguru that drops them."""
+    from loguru import logger
+
+    sink, rates, seconds = logger.add(lambda _line: None, level="DEBUG"), {}, 0.0
+    for name, level in (("off", "INFO"), ("on", "DEBUG")):
+        aiotaskq.log.output(level, to="loguru")
+        sample = from_threads(run, 1, push_aiotaskq())
+        rates[name] = sample.values["rate"]
+        seconds += sample.seconds
+    logger.remove(sink)
+    return Sample(rates, seconds)
 
 
 class LoopInThread:
