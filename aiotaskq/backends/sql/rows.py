@@ -127,7 +127,7 @@ def new_row(task: Task) -> tuple[Any, ...]:
 
 CLAIM = (
     *("task_id", "task_type", "params", "priority", "retry_count", "max_retries", "created_at", "queue", "run_at"),
-    *("seq", "timeout", "flow", "fence"),
+    *("seq", "timeout", "scheduler_task_id", "extra", "flow", "fence"),
 )
 """The columns of a task that can be claimed and has nothing in the others; most have not."""
 _RUN = (
@@ -148,18 +148,19 @@ def _claimed(row: Sequence[Any], runs: dict[str | None, tuple[Task, str | None]]
     """Return the task of a row; ``runs`` is by flow what the claim writes, and why the flow cannot be read."""
     # fmt: off
     (
-        task_id, task_type, params, priority, retry_count, max_retries, created_at, queue, run_at, seq, timeout, flow,
-        fence, *_,
+        task_id, task_type, params, priority, retry_count, max_retries, created_at, queue, run_at, seq, timeout,
+        scheduler_task_id, extra, flow, fence, *_,
     ) = row
     # fmt: on
     decoded, problem = read_object("params", params)
+    more, unread = read_object("extra", extra)
     if flow not in runs:  # the tasks of a gate often have one flow
         found, unknown = read_flow(flow)
         # It has passed all of its gates.
         gate = found.gates[-1][0] if found is not None and found.gates else None
         runs[flow] = replace(runs[None][0], flow=found, gate=gate), unknown
     run, unknown = runs[flow]
-    problem = problem or unknown
+    undecodable = problem or unread or unknown
     task = replace(
         run,
         task_id=task_id,
@@ -173,10 +174,14 @@ def _claimed(row: Sequence[Any], runs: dict[str | None, tuple[Task, str | None]]
         run_at=run_at,
         seq=seq,
         timeout=timeout,
+        scheduler_task_id=scheduler_task_id,
+        extra=more,
         fence=fence,
-        undecodable=problem,
+        undecodable=undecodable,
     )
-    return task if problem is None else _with_coded(task, {"params": params}, {"params": problem})
+    if undecodable is None:
+        return task
+    return _with_coded(task, {"params": params, "extra": extra}, {"params": problem, "extra": unread})
 
 
 _TASK_FIELDS = tuple("type" if column.name == "task_type" else column.name for column in TASKS.columns)
