@@ -76,9 +76,12 @@ def fire(schedule: Schedule, now: int, active: int = 0) -> Firing:
     fired = tuple([each for each, _, reason in verdicts if reason is None])
     skipped = tuple([(each, reason) for each, _, reason in verdicts if reason is not None])
     records = _records(verdicts, due, total - len(dues), now)
-    after = schedule.replace(updated_at=now // SECOND, history=recorded(schedule.history, records))
-    if fired:
-        after = after.replace(run_count=schedule.run_count + len(fired), last_run_at=now // SECOND)
+    after = schedule.replace(
+        updated_at=now // SECOND,
+        history=recorded(schedule.history, records),
+        run_count=schedule.run_count + len(fired),
+        last_run_at=now // SECOND if fired else schedule.last_run_at,
+    )
     if next_due is None and skipped and skipped[-1][1] == "overlap":
         next_due = now + _POSTPONE  # else its only run would never happen
     after = after.without_due() if next_due is None or after.finished else after.with_due(next_due)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from aiotaskq.backends.schedules import CODED, FIELDS, Decide, Decision, changin
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.rows import json_text, read_json, read_object
 from aiotaskq.backends.sql.statement_size import chunks, parts
+from aiotaskq.backends.sql.statements import run_many
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.core.codec import Codec
@@ -131,13 +132,15 @@ class SqlSchedules(Schedules):
         for schedule, names in decision.written:
             row = {**_row(schedule, self.codec, names), "b_id": schedule.task_id}
             alike[tuple(row)].append(tuple(row.values()))
-        for columns, rows in alike.items():
-            limit = await session.run_sync(lambda inner: self._database.dialect.statement_limit(inner.connection()))
-            for piece in parts(columns, list(zip(*rows, strict=True)), limit):
-                written = [dict(zip(columns, row, strict=True)) for row in zip(*piece, strict=True)]
-                await session.execute(_update(columns), written)
+        await session.run_sync(lambda inner: self._update(inner.connection(), alike))
         for part in chunks(decision.deleted):
             await session.execute(delete(SCHEDULES).where(c.task_id.in_(part)))
+
+    def _update(self, connection: Connection, alike: Mapping[tuple[str, ...], list[tuple[Any, ...]]]) -> None:
+        limit = self._database.dialect.statement_limit(connection)
+        for names, rows in alike.items():
+            for piece in parts(names, list(zip(*rows, strict=True)), limit):
+                run_many(connection, _update(names), names, list(zip(*piece, strict=True)))
 
     async def _read(self, session: AsyncSession, query: Any, ids: Sequence[str], whole: bool = True) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -184,7 +187,7 @@ _GUARDS = _WHOLE.with_only_columns(
 )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _update(names: tuple[str, ...]) -> Any:
     statement = update(SCHEDULES).where(c.task_id == bindparam("b_id"))
     return statement.values({name: bindparam(name) for name in names if name != "b_id"})
