@@ -259,13 +259,17 @@ class Backend(ABC):
         held = await self.update(changes) if changes else []
         return held, await self._claim(wanted) if wanted.limit else []
 
-    async def push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
-        """``push``, then ``claim``; in one transaction in a file of the host. Sends the hint ``ready``."""
-        return await self.push(tasks), await self._claim(wanted)
+    async def push_and_claim(
+        self, tasks: Sequence[Task], wanted: Claim, ended: Sequence[Change] = ()
+    ) -> tuple[list[Task], list[bool], list[Task]]:
+        """``push``, then ``exchange`` of ``ended``; in one transaction in a file of the host. Return what both do."""
+        return await self.push(tasks), *await self.exchange(ended, wanted)
 
-    async def fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
-        """``change`` of the schedules of this store, then ``claim``; as ``push_and_claim``."""
-        return await self.schedules.change(changes), await self._claim(wanted)
+    async def fire_and_claim(
+        self, changes: Sequence[ScheduleChange], wanted: Claim, ended: Sequence[Change] = ()
+    ) -> tuple[list[bool], list[bool], list[Task]]:
+        """``change`` of the schedules of this store, then ``exchange``; as ``push_and_claim``."""
+        return await self.schedules.change(changes), *await self.exchange(ended, wanted)
 
     @abstractmethod
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:

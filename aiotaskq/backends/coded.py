@@ -45,13 +45,18 @@ class CodedBackend(Backend):
         held, tasks = await super().exchange(encoded_changes(changes, self.codec), wanted)
         return held, self._decoded(tasks)
 
-    async def push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
-        stored, claimed = await super().push_and_claim(tasks, wanted)
-        return stored, self._decoded(claimed)
+    async def push_and_claim(
+        self, tasks: Sequence[Task], wanted: Claim, ended: Sequence[Change] = ()
+    ) -> tuple[list[Task], list[bool], list[Task]]:
+        stored, held, claimed = await super().push_and_claim(tasks, wanted, encoded_changes(ended, self.codec))
+        return stored, held, self._decoded(claimed)
 
-    async def fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
-        held, claimed = await super().fire_and_claim(changes, wanted)  # the schedules encode what they fire
-        return held, self._decoded(claimed)
+    async def fire_and_claim(
+        self, changes: Sequence[ScheduleChange], wanted: Claim, ended: Sequence[Change] = ()
+    ) -> tuple[list[bool], list[bool], list[Task]]:
+        # The schedules encode what they fire.
+        fired, held, claimed = await super().fire_and_claim(changes, wanted, encoded_changes(ended, self.codec))
+        return fired, held, self._decoded(claimed)
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         assert self.codec is not None

@@ -119,8 +119,11 @@ async def test_every_verb_writes_coded_and_reads_plain(opened: Opened) -> None:
     assert (held, claimed) == ([True], [])
     assert [attempt.error for attempt in (await read(backend, again)).attempts] == ["ValueError: no", "second"]
     fresh = new(params=PARAMS)
-    stored, claimed = await backend.push_and_claim([fresh], Claim("owner", NOW, 1, lease_until=LEASE))
+    stored, _, claimed = await backend.push_and_claim([fresh], Claim("owner", NOW, 1, lease_until=LEASE))
     assert stored[0] is fresh and claimed[0].params == PARAMS
+    changes = [Change(claimed[0], settle(claimed[0], Completed(PARAMS), late))]
+    assert (await backend.push_and_claim([new()], Claim("owner", NOW, 0), changes))[1] == [True]
+    assert (await read(backend, claimed[0])).result == PARAMS
 
 
 async def test_what_a_transaction_pushes_is_coded_and_returned_plain(opened: Opened) -> None:

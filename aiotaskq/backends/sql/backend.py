@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, make_url
 from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import CANCEL, READY
+from aiotaskq.backends.schedules import changing
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import pushes
 from aiotaskq.backends.sql import tasks as tasks_sql
@@ -160,6 +161,13 @@ class SqlBackend(Backend):
         held, tasks, ready, _ = await self.transactions.write(
             lambda tx: tasks_sql.update_tasks(tx, changes), claim, write
         )
+        self._hint_written(changes, held, tasks, ready)
+        return held, tasks
+
+    def _hint_written(
+        self, changes: Sequence[Change], held: Sequence[bool], tasks: Sequence[Task], ready: Collection[str] | None
+    ) -> None:
+        """Send the hints of changes, after which these ``tasks`` were claimed; ``ready`` as from ``transactions``."""
         hints = self.hints_of_update(changes, held)
         # Where all have ended, what gates have let pass is known: it may have been claimed here.
         known = ready is not None and all(change.after.final and not change.then for change in changes)
@@ -167,21 +175,28 @@ class SqlBackend(Backend):
             hints.pop(READY, None)
         for kind, names in hints.items():
             self.listeners.notify(kind, names)
-        return held, tasks
 
-    async def push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
+    async def push_and_claim(
+        self, tasks: Sequence[Task], wanted: Claim, ended: Sequence[Change] = ()
+    ) -> tuple[list[Task], list[bool], list[Task]]:
         if not (self._dialect.single_writer and tasks):
-            return await super().push_and_claim(tasks, wanted)
-        stored, claimed, *_ = await self.transactions.write(lambda tx: push(tx, tasks), wanted)
+            return await super().push_and_claim(tasks, wanted, ended)
+        (stored, held), claimed, ready, _ = await self.transactions.write(
+            lambda tx: (push(tx, tasks), tasks_sql.update_tasks(tx, ended)), wanted
+        )
         self._hint_left(tasks, claimed)
-        return stored, claimed
+        self._hint_written(ended, held, claimed, ready)
+        return stored, held, claimed
 
-    async def fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
+    async def fire_and_claim(
+        self, changes: Sequence[ScheduleChange], wanted: Claim, ended: Sequence[Change] = ()
+    ) -> tuple[list[bool], list[bool], list[Task]]:
         if not self._dialect.single_writer:
-            return await super().fire_and_claim(changes, wanted)
-        held, fired, claimed = await self.schedules.change_and(changes, wanted)
-        self._hint_left(fired, claimed)
-        return held, claimed
+            return await super().fire_and_claim(changes, wanted, ended)
+        fired, tasks, held, claimed, ready = await self.schedules.write_and_claim(*changing(changes), wanted, ended)
+        self._hint_left(tasks, claimed)
+        self._hint_written(ended, held, claimed, ready)
+        return fired, held, claimed
 
     def _hint_left(self, pushed: Sequence[Task], claimed: Sequence[Task]) -> None:
         if not {task.task_id for task in pushed} <= {task.task_id for task in claimed}:

@@ -11,14 +11,15 @@ import msgspec
 from sqlalchemy import BigInteger, Connection, Integer, bindparam, delete, false, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from aiotaskq.backends.base import Claim, ScheduleChange, Schedules
+from aiotaskq.backends.base import Change, Claim, Schedules
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import READY, Listeners
-from aiotaskq.backends.schedules import CODED, FIELDS, Decide, Decision, changing, stored
+from aiotaskq.backends.schedules import CODED, FIELDS, Decide, Decision, stored
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.rows import json_text, read_json, read_object
 from aiotaskq.backends.sql.statement_size import chunks, parts
 from aiotaskq.backends.sql.statements import run_many
+from aiotaskq.backends.sql.tasks import update_tasks
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.core.codec import Codec
@@ -90,23 +91,23 @@ class SqlSchedules(Schedules):
         return await self._database.write_session(body)
 
     async def _write(self, ids: Sequence[str], decide: Decide[T], whole: bool = True) -> T:
-        answer, fired, _ = await self._write_and_claim(ids, decide, whole)
+        answer, fired, *_ = await self.write_and_claim(ids, decide, whole)
         if fired:
             self._listeners.notify(READY)
         return answer
 
-    async def change_and(
-        self, changes: Sequence[ScheduleChange], claim: Claim
-    ) -> tuple[list[bool], Sequence[Task], list[Task]]:
-        """Do as ``change`` without its hint, and claim in the same transaction.
+    async def write_and_claim(
+        self,
+        ids: Sequence[str],
+        decide: Decide[T],
+        whole: bool,
+        claim: Claim | None = None,
+        ended: Sequence[Change] = (),
+    ) -> tuple[T, Sequence[Task], list[bool], list[Task], Collection[str] | None]:
+        """Do as ``_write`` without its hint, write the ``ended`` tasks, and claim, in the same transaction.
 
-        Return which changes hold, what they have fired, and the claimed tasks.
+        Return the answer, what was fired, which tasks were written, and as ``SqlTransactions.write``.
         """
-        return await self._write_and_claim(*changing(changes), claim)
-
-    async def _write_and_claim(
-        self, ids: Sequence[str], decide: Decide[T], whole: bool, claim: Claim | None = None
-    ) -> tuple[T, Sequence[Task], list[Task]]:
         made: list[Decision[T]] = []
 
         async def write(rest: Callable[[Connection], Any]) -> Any:
@@ -119,13 +120,14 @@ class SqlSchedules(Schedules):
 
             return await self._database.write_session(body)
 
-        def fire(tx: SqlTransaction) -> None:
+        def fire(tx: SqlTransaction) -> list[bool]:
             """Push the tasks that the changes fire, as any tasks are pushed."""
             if fired := made[0].fired:
                 push(tx, fired)
+            return update_tasks(tx, ended)
 
-        _, claimed, *_ = await self._store.write(fire, claim, write)
-        return made[0].answer, made[0].fired, claimed
+        held, claimed, ready, _ = await self._store.write(fire, claim, write)
+        return made[0].answer, made[0].fired, held, claimed, ready
 
     async def _store_rows(self, session: AsyncSession, decision: Decision[Any]) -> None:
         alike: defaultdict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Exchanged = tuple[list[bool], list[Task]]
+Pushed = tuple[list[T], list[bool], list[Task]]
 
 
 class Worker(Protocol):
@@ -39,7 +40,7 @@ class Taker(Protocol):
         """Whether it has room for tasks."""
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
-        """Push as the backend does, and claim as many tasks as there is room for in the same transaction.
+        """Push as the backend does, write what has ended, and claim what there is room for, in the same transaction.
 
         What was claimed starts after the callers that wait for this push have been answered.
         """
@@ -85,13 +86,13 @@ class Claims:
         self.hint_room(answer[1])
         return answer
 
-    async def to_its_end(self, pushing: Coroutine[Any, Any, tuple[list[T], list[Task]]]) -> tuple[list[T], list[Task]]:
+    async def to_its_end(self, pushing: Coroutine[Any, Any, Pushed[T]]) -> Pushed[T]:
         """Await a verb that pushes and claims; ``undone`` waits for its end as well."""
         verb = ShieldedTask(pushing)
         self._background.add(verb)
         verb.add_done_callback(self._background.discard)
         answer = await (verb if in_shielded_task() else asyncio.shield(verb))
-        self.hint_room(answer[1])
+        self.hint_room(answer[2])
         return answer
 
     def give_back(self, tasks: Sequence[Task]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -25,6 +26,7 @@ from aiotaskq.runtime.worker.tally import MANY
 if TYPE_CHECKING:
     from aiotaskq.backends.base import ScheduleChange
     from aiotaskq.backends.direct import DirectBackend
+    from aiotaskq.runtime.queue.claims import Pushed
     from aiotaskq.runtime.worker.batches import Batches
 
 R = TypeVar("R")
@@ -72,6 +74,7 @@ class Fetcher(Poller):
         self._hinted = False
         self._lull = False
         self._stop_listening: Callable[[], None] = lambda: None
+        self._context = contextvars.Context()  # in which hooks are called: not that of a push
         self._arrivals: Arrivals | None = None
         most = worker.lease * TRY_WITHIN if backend.shared else MAX_BACKOFF
         super().__init__("fetcher", self._round, worker.queue.clock, most, self._new_wakeup)
@@ -84,6 +87,7 @@ class Fetcher(Poller):
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
         await super().start()
+        self._context = contextvars.copy_context()
         if self._arrivals is None:
             self._stop_listening = self._backend.listeners.listen(self.wake, READY)
         if self._backend.shared == "host":
@@ -230,7 +234,8 @@ class Fetcher(Poller):
     def put(self, task: Task, outcome: Outcome) -> None:
         """Have the outcome of a task written; called on the loop."""
         self.unwritten += 1
-        if not self._outbox:  # later ones are written with it
+        # Later ones are written with it; and what comes during a push by the next push, or by the round after this one.
+        if not self._outbox and not self._reserved:
             super().wake()
         self._outbox.append((task, outcome))
 
@@ -266,41 +271,47 @@ class Fetcher(Poller):
         return not self._in_round and self._free > 0 and self.here and self._room(True) > 0
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
-        """Push tasks, and claim for the free slots in the same transaction."""
+        """Push tasks, write outcomes, and claim for the free slots, in one transaction."""
         return await self._claim_with(self._backend.push_and_claim, tasks)
 
     async def fire(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        """Change schedules and push their tasks, and claim for the free slots in the same transaction."""
+        """Change schedules and push their tasks, write outcomes, and claim for the free slots, in one transaction."""
         return await self._claim_with(self._backend.fire_and_claim, changes)
 
     async def _claim_with(
-        self, verb: Callable[..., Coroutine[Any, Any, tuple[list[R], list[Task]]]], what: Any
+        self, verb: Callable[..., Coroutine[Any, Any, Pushed[R]]], what: Any, writes: bool = True
     ) -> list[R]:
-        room = self._room(True)
+        room, now = self._room(True), self._clock.now()
         self._reserved += room
         claim = self._heartbeat.begin_claim()
+        ended, self._outbox = (self._outbox, []) if writes else ([], self._outbox)
         try:
-            stored, claimed = await self._queue.claims.to_its_end(
-                verb(what, Claim(self._worker.owner, self._clock.now(), room, self._worker.queues))
-            )
-        except BaseException:
+            changes = [self._change(task, outcome, now) for task, outcome in ended]
+            wanted = Claim(self._worker.owner, now, room, self._worker.queues)
+            stored, held, claimed = await self._queue.claims.to_its_end(verb(what, wanted, changes))
+        except BaseException as error:
+            self._outbox[:0] = ended
             self._unreserve(room, claim)
-            raise
-        # Later, so that listeners hear of each push before they hear of its start.
-        asyncio.get_running_loop().call_soon(self._take_pushed, claimed, room, claim)
-        return stored
+            if not ended or isinstance(error, DatabaseUnavailable) or not isinstance(error, Exception):
+                raise
+            return await self._claim_with(verb, what, writes=False)  # the error of an outcome must not fail the push
 
-    def _take_pushed(self, tasks: Sequence[Task], room: int, claim: int) -> None:
-        if self._stopped:
-            self._queue.claims.give_back(tasks)
-        else:
-            self._accept(tasks)
-        self._unreserve(room, claim)
+        def take() -> None:
+            self._outbox[:0] = self._written(ended, changes, held)
+            if self._stopped:
+                self._queue.claims.give_back(claimed)
+            else:
+                self._accept(claimed)
+            self._unreserve(room, claim)
+
+        # Later, so that listeners hear of each push before they hear of its start.
+        asyncio.get_running_loop().call_soon(take, context=self._context)
+        return stored
 
     def _unreserve(self, room: int, claim: int) -> None:
         self._heartbeat.end_claim(claim)
         self._reserved -= room
-        if self._missed:
+        if self._missed or self._outbox:
             self._missed = False
             super().wake()
         self._worker.look_idle()
@@ -355,8 +366,8 @@ class Fetcher(Poller):
             return 0.0
         if tasks:
             self._accept(tasks)
-        if ended:
-            await self._written(ended, changes, held)
+        if refused := self._written(ended, changes, held):
+            await self._write_each(refused)
         if len(tasks) == room:
             return self._pause() if self.batches is None or not self._room(False) else 0.0
         if self._arrivals is not None:
@@ -386,9 +397,10 @@ class Fetcher(Poller):
             return Change(task, after)
         return Change(task, after, self._worker.follow_ups(after))
 
-    async def _written(
+    def _written(
         self, ended: Sequence[tuple[Task, Outcome]], changes: Sequence[Change], held: Sequence[bool]
-    ) -> None:
+    ) -> list[tuple[Task, Outcome]]:
+        """Tell of the outcomes that are written; return those that were refused."""
         refused = []
         for entry, change, ok in zip(ended, changes, held, strict=True):
             if ok:
@@ -398,8 +410,7 @@ class Fetcher(Poller):
                 self._worker.settled(entry[0], entry[1], change.after)
             else:
                 refused.append(entry)
-        if refused:
-            await self._write_each(refused)
+        return refused
 
     async def _write_each(self, entries: Sequence[tuple[Task, Outcome]]) -> None:
         left = list(entries)

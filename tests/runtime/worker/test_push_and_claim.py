@@ -302,3 +302,44 @@ async def test_a_claim_from_a_bounded_queue_wakes_waiting_pushes(tmp_path: Path)
         for _ in range(3):
             await (await work.push()).result(within(30))
         assert TAKEN in calls
+
+
+async def test_a_push_writes_the_outcomes_that_came_during_the_push_before_it(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq.running(concurrency=2, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)
+        counted = Counted(tq.queue.backend, "push", "push_and_claim", "exchange")
+        handles = [await work.push() for _ in range(20)]
+        for handle in handles:
+            await handle.result(within(30))
+    assert counted.calls["push_and_claim"] == 20 and counted.calls["exchange"] <= 10, "a transaction for most tasks"
+
+
+async def test_an_outcome_that_cannot_be_written_fails_no_push(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+    real, refused = tq.queue.backend.push_and_claim, 0
+
+    async def push(tasks: Sequence[Task], wanted: Any, ended: Sequence[Any] = ()) -> Any:
+        nonlocal refused
+        if ended:
+            refused += 1
+            raise ValueError("on purpose")
+        return await real(tasks, wanted, ended)
+
+    tq.queue.backend.push_and_claim = push  # type: ignore[method-assign]
+
+    @tq.task
+    async def work() -> int:
+        return 1
+
+    async with tq.running(concurrency=2, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)
+        handles = [await work.push() for _ in range(20)]
+        assert [await handle.result(within(30)) for handle in handles] == [1] * 20
+    assert refused

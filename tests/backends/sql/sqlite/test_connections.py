@@ -85,7 +85,7 @@ async def test_each_verb_is_one_call_on_a_thread_of_aiosqlite(
 
     values, schedules = backend.values, backend.schedules
     assert schedules is not None
-    _, (task,) = await backend.push_and_claim([new()], Claim("o", NOW, 1, lease_until=LEASE))
+    _, _, (task,) = await backend.push_and_claim([new()], Claim("o", NOW, 1, lease_until=LEASE))
     (schedule,) = await schedules.add([new_schedule()])
     end = Change(task, task.replace(status=Status.COMPLETED), (new(), new()))
     fire = ScheduleChange(schedule, schedule.replace(run_count=1), (new(),))
