@@ -23,8 +23,10 @@ INTERVAL: Final = 0.02
 
 A poll reads the memory that the processes share, and not the disk.
 """
-SOON: Final = (0.0005, 0.0005, 0.001, 0.002, 0.004, 0.008)
+SOON: Final = (*(0.0005,) * 6, 0.001, 0.002, 0.004, 0.008)
 """Seconds from a look that comes too early to the next: the log is written to some time before the commit is done."""
+OURS: Final = (0.001,)
+"""The same where this process writes: what others write meanwhile comes after that."""
 QUIET: Final = 0.004
 """Seconds from a hint to the next: a process that commits all the time must not make the others ask all the time."""
 IDENTITY: Final = 50
@@ -146,7 +148,7 @@ class FileWatch(Notifier):
         # Not again for each page of a large transaction.
         asyncio.get_running_loop().remove_reader(writes.fd)
         writes.clear()
-        self._look(writes, SOON[-1:] if self._ours else SOON)
+        self._look(writes, OURS if self._ours else SOON)
 
     def _look(self, writes: WriteWatch, pauses: Sequence[float]) -> None:
         loop = asyncio.get_running_loop()
