@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack, cast
 
+import msgspec
+
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.edit import Merge
@@ -76,15 +78,12 @@ class GroupMember(Generic[T_co]):
     __slots__ = ()
 
 
-class TaskCall(GroupMember[T_co]):
+class TaskCall(msgspec.Struct, GroupMember[T_co], eq=False):
     """A checked call that is not pushed yet; ``push_many`` takes any number of them."""
 
-    __slots__ = ("options", "params", "type")
-
-    def __init__(self, type: str, params: dict[str, Any], options: PushOptions) -> None:
-        self.type = type
-        self.params = params
-        self.options = options
+    type: str
+    params: dict[str, Any]
+    options: PushOptions
 
     def __repr__(self) -> str:
         return f"<TaskCall {self.type}>"

@@ -43,7 +43,7 @@ def new_task_of(
         task = replace(
             handler.template,
             task_id=new_id() if inside.get() is None else child_id(handler.name) or new_id(),
-            params=check_params(call.params),
+            params=call.params,
             created_at=second_of(now),
             run_at=now,
             seq=next_seq(now),
@@ -198,7 +198,7 @@ def named_call(
         raise unknown_options("push", "push option", wrong, PushOptions.__annotations__)
     if handler is not None and handler.pushed:
         options = with_defaults(cast(PushOptions, handler.pushed), options)
-    return TaskCall(type, fitted(handler, {} if params is None else params), options)
+    return TaskCall(type, fitted(handler, check_params(params)), options)
 
 
 def as_call(

@@ -204,11 +204,11 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
         rules: dict[str, Debounce] = {}
-        tasks = [new_task_of(call, self._registered, self._clock.now(), rules)]
-        if not call.options and self.queue.immediate and not self._registered.push_middleware:
-            self.queue.add_now(tasks[0])
-            return TaskHandle(self.queue, tasks[0].task_id)
+        task = new_task_of(call, self._registered, self._clock.now(), rules)
+        if not call.options and not self._registered.push_middleware and self.queue.add_now(task):
+            return TaskHandle(self.queue, task.task_id)
         options = call.options
+        tasks = [task]
         (row,) = await self._push(tasks, options.get("session"), [call] if options else (), rules)
         return TaskHandle(self.queue, row.task_id, row is tasks[0])  # middleware may have put another one there
 

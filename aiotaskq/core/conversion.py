@@ -81,13 +81,13 @@ def check_of(annotation: Any) -> Conversion | None:
     except (TypeError, NameError):
         return None
     anything = isinstance(found, shape.AnyType | shape.NoneType | shape.CustomType)
-    return _Plain(annotation) if _is_plain(found) and not anything else None
+    return PlainCheck(annotation) if _is_plain(found) and not anything else None
 
 
-def check_of_all(annotations: Mapping[str, Any]) -> Conversion | None:
+def check_of_all(annotations: Mapping[str, Any]) -> PlainCheck | None:
     """Return what checks a dict in one call by the annotations of its keys, which are plain JSON types."""
     fields = [(name, each, None) for name, each in annotations.items()]
-    return _Plain(msgspec.defstruct("Params", fields)) if fields else None
+    return PlainCheck(msgspec.defstruct("Params", fields)) if fields else None
 
 
 def resolved(annotation: Any, names: Mapping[str, Any], local: Mapping[str, Any]) -> Any:
@@ -132,21 +132,21 @@ class _Msgspec(Conversion):
             raise _misfit(path, error) from None
 
 
-class _Plain(Conversion):
+class PlainCheck(Conversion):
     """Checks what is stored, and converts nothing. A bool is an int, as in Python."""
 
     def __init__(self, annotation: Any) -> None:
-        self._annotation = annotation
+        self.annotation = annotation
 
     def store(self, path: str, value: Any) -> Any:
         return value
 
     def load(self, path: str, stored: Any) -> Any:
         try:
-            msgspec.convert(stored, self._annotation)
+            msgspec.convert(stored, self.annotation)
         except msgspec.ValidationError as error:
             try:
-                msgspec.convert(_without_bools(stored), self._annotation)
+                msgspec.convert(_without_bools(stored), self.annotation)
             except msgspec.ValidationError:
                 raise _misfit(path, error) from None
         return stored

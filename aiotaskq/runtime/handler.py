@@ -14,7 +14,15 @@ from typing import Any, Literal, TypeAlias, get_args
 import msgspec
 
 from aiotaskq.core.coded import readable_result
-from aiotaskq.core.conversion import Conversion, Unsupported, check_of, check_of_all, conversion_of, resolved
+from aiotaskq.core.conversion import (
+    Conversion,
+    PlainCheck,
+    Unsupported,
+    check_of,
+    check_of_all,
+    conversion_of,
+    resolved,
+)
 from aiotaskq.core.errors import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.core.limits import Gating, Spec
 from aiotaskq.core.outcome import Backoff
@@ -65,7 +73,7 @@ class Handler(msgspec.Struct, frozen=True):
     """By name of a parameter; plain JSON types have none, or None where ``others`` is set."""
     others: Conversion | None = None
     """The conversion of what ``**kwargs`` takes."""
-    checked: Conversion | None = None
+    checked: PlainCheck | None = None
     """What checks the params of plain JSON types, which are stored as they are; None where there is none."""
     returns: Conversion | None = None
     """The conversion of the result, by the return annotation."""
@@ -93,7 +101,10 @@ class Handler(msgspec.Struct, frozen=True):
         """Return params as they are stored, in JSON form. Raises ValidationError with the path to what does not fit."""
         try:
             if self.checked is not None:
-                self.checked.load("params", params)
+                try:
+                    msgspec.convert(params, self.checked.annotation)  # as `load` begins: one call less for each push
+                except msgspec.ValidationError:
+                    self.checked.load("params", params)
             if not self.typed:
                 return params
             return {
@@ -355,7 +366,7 @@ def _item_of(annotation: Any) -> Any:
 
 def _conversions(
     function: Callable[..., Any], items: str, declared: bool
-) -> tuple[dict[str, Conversion | None], Conversion | None, Conversion | None]:
+) -> tuple[dict[str, Conversion | None], Conversion | None, PlainCheck | None]:
     """Return the conversions of the parameters and of ``**kwargs``, and the check of the others.
 
     The check is of all params of plain JSON types in one call; a default of None is let pass. The parameter of

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aiotaskq.core.webhooks import Webhook
     from aiotaskq.runtime.handler import Handler
 
+CALLED = frozenset({"pushed", "expired", "cancelled"})  # hooks of the methods of a queue
 Push = Callable[[list[Task]], Awaitable[list[Task]]]
 
 
@@ -126,13 +127,27 @@ class Pushes:
                 raise  # nothing is stored before the caller commits
             raise error.of_push(task.task_id for task in tasks) from error
 
-    def add_now(self, task: Task) -> None:
-        """Push a task that has a new id and no other key; only while the queue never waits. Raises as ``add``."""
+    @property
+    def immediate(self) -> bool:
+        """Whether no method waits but for a task, for room or for an end, so that any thread may act without a loop.
+
+        A method that has to wait asks for the running loop before it changes anything. Hooks need the loop, too.
+        """
+        return self._direct is not None and not (self.hooks.wanted and not CALLED.isdisjoint(self.hooks.hooks))
+
+    def add_now(self, task: Task) -> bool:
+        """Push a task that has a new id and no other key, unless the queue may have to wait: then return False.
+
+        Raises as ``add``.
+        """
+        if self._direct is None or (self.hooks.wanted and not self.immediate):
+            return False
         if not self.objects:
             check_storable("params", task.params)
-        self._direct.insert(task)  # type: ignore[union-attr]  # it never waits
+        self._direct.insert(task)  # it never waits
         if gate.open:
             self.commit_hooks.pushed([task], [task])
+        return True
 
     async def _free_expired_keys(self, tasks: Sequence[Task], stored: list[Task], session: Any) -> None:
         """Settle expired tasks whose unique keys conflicted with a push, and push again in their place."""

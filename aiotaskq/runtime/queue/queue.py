@@ -38,7 +38,6 @@ from aiotaskq.core.errors import INT32, MAX_ID, MAX_NAME, ValidationError, check
 from aiotaskq.core.ids import new_id, next_seq
 from aiotaskq.core.task import new_task
 
-CALLED = frozenset({"pushed", "expired", "cancelled"})  # hooks of the methods of a queue
 PAGE = 200  # entries of a log that one read returns
 WARN_AFTER = 5.0  # seconds of a wait for a task that nothing runs
 REAP_INTERVAL = 15.0  # the longest time in seconds between two looks for overdue tasks, by pops
@@ -80,14 +79,6 @@ class Queue(Pushes, Operations[Task]):
         self.reaper = Reaper(self, self.groups.resume_cancels)
         self.limit_sweep = LimitSweep(self)
         self._pop_owner = fresh_owner(POP_OWNER)
-
-    @property
-    def immediate(self) -> bool:
-        """Whether no method waits but for a task, for room or for an end, so that any thread may act without a loop.
-
-        A method that has to wait asks for the running loop before it changes anything. Hooks need the loop, too.
-        """
-        return self._direct is not None and not (self.hooks.wanted and not CALLED.isdisjoint(self.hooks.hooks))
 
     async def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
         """Add a task given as a dict (``type``, ``params``, optional ``task_id``), which is not changed; return its id.
