@@ -175,14 +175,14 @@ async def _long_runs(view: View) -> list[Notice]:
     slow = sorted(((age, each) for age, each in running if runs_long(age, 0.0)), key=lambda each: -each[0])
     usual = await view.shared.past.usual(dict.fromkeys(each.type for _, each in slow))
     long = [(task, usual.get(task.type)) for seconds, task in slow if runs_long(seconds, usual.get(task.type))]
-    found = []
+    notices = []
     for task, p99 in long[:MOST]:
         about, fields = {"type": task.type, "usual": p99}, {"task_id": task.task_id}
         of_one = {"id": task.task_id}
-        found.append(
+        notices.append(
             Notice("running", "long", "task", of_one, 1, about, task.began_at, action="tasks.cancel", fields=fields)
         )
-    return found
+    return notices
 
 
 async def _growing(view: View, stats: Stats, unclaimed: Sequence[Notice]) -> list[Notice]:
