@@ -6,15 +6,13 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import TaskQ
+from aiotaskq import Parent, TaskQ
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.push import new_task_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.outcome import Backoff
-from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task, new_task
 from aiotaskq.runtime.handler import make_handler
-from aiotaskq.runtime.worker.execution import follow_ups
 
 NOW = 1_750_000_000_250_000
 
@@ -33,10 +31,18 @@ def test_a_call_without_options_makes_the_task_of_one_whose_options_are_not_set(
     assert made({}) == made({"delay": None})
 
 
-def test_a_follow_up_runs_as_its_handler_says() -> None:
-    handler = make_handler("after", work, backoff=Backoff(), queue="slow", priority=7, max_retries=1)
-    ended = new_task("first", now=NOW, on_success="after").replace(status=Status.COMPLETED)
-    (task,) = follow_ups(ended, {"after": handler}, {}, NOW)
+async def test_a_follow_up_runs_as_its_handler_says() -> None:
+    tq = TaskQ("memory://")
+
+    @tq.task
+    async def first() -> None: ...
+
+    @tq.task(name="after", queue="slow", priority=7, max_retries=1)
+    async def after(parent: Parent[None]) -> None: ...
+
+    async with tq.running(queues=["default"]):
+        await (await first.options(on_success="after").push()).result()
+    (task,) = await tq.find(type="after")
     assert (task.queue, task.priority, task.max_retries, task.timeout) == ("slow", 7, 1, None)
 
 

@@ -13,7 +13,7 @@ from aiotaskq.backends.audit import KIND
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.instants import to_iso
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.runtime.queue import bulk
+from aiotaskq.runtime.queue import operations
 from tests.support.rows import NOW
 from tests.web.applications import Ask, in_starlette
 
@@ -87,7 +87,7 @@ async def test_each_kind_of_change_names_its_targets(tq: TaskQ, seen: Seen) -> N
 
 
 async def test_what_was_done_before_an_error_is_told(tq: TaskQ, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "PURGE_CHUNK", 1)
+    monkeypatch.setattr(operations, "PURGE_CHUNK", 1)
     for _ in range(3):
         await (await tq.push("greet", {"name": "x"})).cancel()
     purge, left = tq.queue.backend.purge, [2]

@@ -12,7 +12,7 @@ from aiotaskq.backends.flow.transaction import Waiting
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.core.gate import Bounds, Gate, GateState, Starts
-from aiotaskq.core.parking import at_gate, is_later, passing_order, slots_and_gate, tokens
+from aiotaskq.core.parking import at_gate, is_later, passing_order, slots, slots_and_gate, tokens
 from aiotaskq.core.status import PENDING, RUNNING
 from aiotaskq.core.task import Task
 
@@ -237,6 +237,13 @@ class MemoryGateReads(GateReads):
     async def known(self) -> dict[str, None]:
         with self._lock:
             return dict.fromkeys(self._tx.lines)
+
+    async def of_queue(self, queue: str, held: bool) -> set[str]:
+        with self._lock:
+            rows = [row for row in self._tx.rows.values() if row.queue == queue and row.status is PENDING and row.flow]
+            if held:
+                return {key for row in rows for key in slots(row)}
+            return {key for row in rows if (key := at_gate(row)) is not None}
 
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
         lines = self._tx.lines

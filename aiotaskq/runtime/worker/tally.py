@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from aiotaskq.backends.history import History
@@ -22,7 +21,8 @@ from aiotaskq.log import log
 if TYPE_CHECKING:
     from aiotaskq.runtime.queue.commit_hooks import CommitHooks
 
-INTERVAL = 60.0  # seconds, at most, between two writes
+INTERVAL = 60.0  # seconds, at most, from the first of the sums to their write
+IDLE = 86_400.0  # seconds between two looks: a timer that begins with the first of the sums ends the pause
 MANY = 128  # completed tasks that are added up at once: some by some takes less time than one by one
 
 
@@ -36,8 +36,9 @@ class Tally(Poller):
         """Tasks that have completed here and are not added up yet: ``collect`` is due when there are ``MANY``.
 
         Always the same list."""
-        self._sums: defaultdict[Key, Sums] = defaultdict(Sums)
+        self._sums: dict[Key, Sums] = {}
         self._urgent = False
+        self._unset: Callable[[], None] | None = None  # cancels the timer that wakes the poller
 
     async def start(self) -> None:
         """Write from time to time, and count what the commits of this process end; idempotent."""
@@ -49,25 +50,27 @@ class Tally(Poller):
         """Stop writing, and write what is left; a write that is under way may take so long to end."""
         if self._commits is not None:
             self._commits.not_started = None
+        self._unset_timer()
         await super().stop(timeout)
         await self._write_or_keep()
 
     async def _round(self) -> float:
         await self.write()
-        return INTERVAL * random.uniform(0.8, 1.0)
+        return IDLE
 
     async def write(self) -> None:
         """Write the sums, if there are any. If that fails they are kept, to be written with the next ones."""
+        self._unset_timer()
         self.collect()
         if not self._sums:
             return
-        sums, self._sums = self._sums, defaultdict(Sums)
+        sums, self._sums = self._sums, {}
         periods = [sums[key].period(key) for key in sums]
         try:
             await self._history.add(periods)
         except Exception:
             for period in periods:
-                self._sums[period.key].add(period)
+                self._sums_of(period.key).add(period)
             raise
 
     async def _write_or_keep(self) -> None:
@@ -147,11 +150,23 @@ class Tally(Poller):
             task.began_at - (task.run_at if task.due_at is None else task.due_at)  # type: ignore[operator]
             for task in tasks
         ]
-        self._sums[minute, MINUTE, first.queue, first.type, "completed"].add_runs(runs, waits)
+        self._sums_of((minute, MINUTE, first.queue, first.type, "completed")).add_runs(runs, waits)
+
+    def _unset_timer(self) -> None:
+        if self._unset is not None:
+            self._unset()
+            self._unset = None
 
     def _sums_for(self, at: int, queue: str, type: str, kind: str) -> Sums:
         # A row of other software may have a longer name.
-        return self._sums[begin_of(at, MINUTE), MINUTE, queue[:MAX_NAME], type[:MAX_NAME], kind]
+        return self._sums_of((begin_of(at, MINUTE), MINUTE, queue[:MAX_NAME], type[:MAX_NAME], kind))
+
+    def _sums_of(self, key: Key) -> Sums:
+        if (found := self._sums.get(key)) is None:
+            if not self._sums:
+                self._unset = self._clock.call_later(INTERVAL * random.uniform(0.8, 1.0), self.wake)
+            found = self._sums[key] = Sums()
+        return found
 
 
 def _minute(task: Task) -> int:

@@ -80,7 +80,7 @@ def process_id(fail: bool = False) -> int:
 async def test_process_executor() -> None:
     async with in_processes.running(concurrency=1):
         assert await (await process_id.push()).result(within(30)) != os.getpid()
-        with pytest.raises(TaskFailed, match=r"NotFound: current_task\(\): there is none in a process of its own"):
+        with pytest.raises(TaskFailed, match=r"NotFound: current_task\(\): there is no task in a process of its own"):
             await (await process_id.push(fail=True)).result(within(30))
     with pytest.raises(ValidationError, match="cannot be found by another process"):
         in_processes.task(executor="process")(lambda: 1)

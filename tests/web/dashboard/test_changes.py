@@ -13,7 +13,7 @@ from aiotaskq import TaskQ
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.core.status import Status
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.runtime.queue import bulk
+from aiotaskq.runtime.queue import operations
 from aiotaskq.web.dashboard import counts, site
 from tests.support.machine import within
 from tests.support.rows import worker_info
@@ -340,7 +340,7 @@ async def test_a_problem_has_a_heading_in_words_and_a_way_back(tq: TaskQ) -> Non
 async def test_an_error_midway_is_told_with_what_was_done(
     browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    monkeypatch.setattr(bulk, "RETRY_CHUNK", 1)
+    monkeypatch.setattr(operations, "RETRY_CHUNK", 1)
     seen: list[dict[str, Any]] = []
     tq.on("operated")(lambda event: seen.append(event.detail))
     ids = [(await tq.push("greet", {"name": "x"}, delay=60, queue="q")).task_id for _ in range(4)]

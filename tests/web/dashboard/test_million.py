@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from starlette.requests import Request
 
 from aiotaskq import TaskQ
 from aiotaskq.core.gate import GateChange
@@ -63,16 +64,11 @@ async def test_each_page_takes_little_time(full: TaskQ) -> None:
     assert [address for address, seconds in spent.items() if seconds > PAGE] == [], spent
 
 
-class Asked:
-    method, path, secure, address, original = "GET", {"name": "live"}, False, "", None
-
-    def __init__(self, page: str, visitor: int) -> None:
-        self.query = [("page", page)]
-        self.headers = {"cookie": f"aiotaskq_session=visitor{visitor}"}
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        return
-        yield b""
+def asked(page: str, visitor: int) -> Request:
+    """Return the request of an open page for what has changed."""
+    scope = {"type": "http", "method": "GET", "scheme": "http", "path": "/live", "path_params": {"name": "live"}}
+    cookie = f"aiotaskq_session=visitor{visitor}".encode()
+    return Request({**scope, "query_string": f"page={page}".encode(), "headers": [(b"cookie", cookie)]})
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["same-page", "own-pages"])
@@ -82,11 +78,11 @@ async def test_open_tabs_take_a_small_share_of_a_core(full: TaskQ, same: bool) -
     async def tab(number: int) -> None:
         page = "tasks" if same else MENU[number % len(MENU)].name
         while True:
-            reply = await dashboard.respond(Asked(page, 0 if same else number))
-            updates[0] += reply.status == 200
+            reply = await dashboard.respond(asked(page, 0 if same else number))
+            updates[0] += reply.status_code == 200
             await asyncio.sleep(msgspec.json.decode(reply.body)["again"])
 
-    await dashboard.respond(Asked("tasks", 0))
+    await dashboard.respond(asked("tasks", 0))
     began = time.process_time()
     async with asyncio.TaskGroup() as group:
         tabs = [group.create_task(tab(number)) for number in range(TABS)]

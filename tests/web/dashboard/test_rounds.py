@@ -17,7 +17,7 @@ from aiotaskq.web.dashboard.site import Dashboard
 from tests.support.rows import worker_info
 from tests.support.statements import at_each_statement
 from tests.web.dashboard.conftest import Browse
-from tests.web.dashboard.test_million import Asked
+from tests.web.dashboard.test_million import asked
 
 COUNTS = 7  # statements that count tasks, in all
 ROUNDS = 10
@@ -52,11 +52,11 @@ async def test_an_update_takes_few_statements(tq: TaskQ, monkeypatch: pytest.Mon
         statements += 1
 
     dashboard = Dashboard(tq, allow=lambda _request, _action: True)
-    assert (await dashboard.respond(Asked(page, 0))).status == 200  # the first one reads all
+    assert (await dashboard.respond(asked(page, 0))).status_code == 200  # the first one reads all
     connections = await backend.database.connections()
     with at_each_statement(connections.sync_engine, execute):
         for _ in range(ROUNDS):
-            assert (await dashboard.respond(Asked(page, 0))).status == 200
+            assert (await dashboard.respond(asked(page, 0))).status_code == 200
     assert statements <= most * ROUNDS
 
 
