@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aiotaskq.backends.change import Change, Claim
@@ -86,12 +86,21 @@ class Claims:
         self.hint_room(answer[1])
         return answer
 
-    async def to_its_end(self, pushing: Coroutine[Any, Any, Pushed[T]]) -> Pushed[T]:
-        """Await a verb that pushes and claims; ``undone`` waits for its end as well."""
+    async def to_its_end(
+        self, pushing: Coroutine[Any, Any, Pushed[T]], left: Callable[[asyncio.Future[Pushed[T]]], None]
+    ) -> Pushed[T]:
+        """Await a verb that pushes and claims; ``undone`` waits for its end as well.
+
+        If the caller is cancelled meanwhile, ``left`` is called with the verb, which goes on.
+        """
         verb = ShieldedTask(pushing)
         self._background.add(verb)
         verb.add_done_callback(self._background.discard)
-        answer = await (verb if in_shielded_task() else asyncio.shield(verb))
+        try:
+            answer = await (verb if in_shielded_task() else asyncio.shield(verb))
+        except asyncio.CancelledError:
+            left(verb)
+            raise
         self.hint_room(answer[2])
         return answer
 

@@ -63,6 +63,7 @@ class Fetcher(Poller):
         """The groups of tasks that take one slot each; None where no handler has ``batch``."""
         self._only_batches = False  # whether all tasks of the last claim were of such handlers
         self._outbox: list[tuple[Task, Outcome]] = []
+        self._left_to_round = False  # whether the outbox has what a push could not write: no later push tries it
         self.unwritten = 0
         """How many outcomes are not written yet, in the outbox or in a round."""
         self._closed = False
@@ -278,34 +279,49 @@ class Fetcher(Poller):
         """Change schedules and push their tasks, write outcomes, and claim for the free slots, in one transaction."""
         return await self._claim_with(self._backend.fire_and_claim, changes)
 
-    async def _claim_with(
-        self, verb: Callable[..., Coroutine[Any, Any, Pushed[R]]], what: Any, writes: bool = True
-    ) -> list[R]:
+    async def _claim_with(self, verb: Callable[..., Coroutine[Any, Any, Pushed[R]]], what: Any) -> list[R]:
         room, now = self._room(True), self._clock.now()
         self._reserved += room
         claim = self._heartbeat.begin_claim()
-        ended, self._outbox = (self._outbox, []) if writes else ([], self._outbox)
-        try:
-            changes = [self._change(task, outcome, now) for task, outcome in ended]
-            wanted = Claim(self._worker.owner, now, room, self._worker.queues)
-            stored, held, claimed = await self._queue.claims.to_its_end(verb(what, wanted, changes))
-        except BaseException as error:
-            self._outbox[:0] = ended
-            self._unreserve(room, claim)
-            if not ended or isinstance(error, DatabaseUnavailable) or not isinstance(error, Exception):
-                raise
-            return await self._claim_with(verb, what, writes=False)  # the error of an outcome must not fail the push
+        ended, self._outbox = ([], self._outbox) if self._left_to_round else (self._outbox, [])
+        changes: list[Change] = []
 
-        def take() -> None:
-            self._outbox[:0] = self._written(ended, changes, held)
+        def put_back() -> None:
+            self._outbox[:0] = ended
+            self._left_to_round = self._left_to_round or bool(ended)
+            self._unreserve(room, claim)
+
+        def take(held: Sequence[bool], claimed: Sequence[Task]) -> None:
+            refused = self._written(ended, changes, held)
+            self._outbox[:0] = refused
+            self._left_to_round = self._left_to_round or bool(refused)
             if self._stopped:
                 self._queue.claims.give_back(claimed)
             else:
                 self._accept(claimed)
             self._unreserve(room, claim)
 
+        def end_alone(verb: asyncio.Future[Pushed[R]]) -> None:
+            if verb.cancelled() or verb.exception() is not None:
+                put_back()
+            else:
+                take(*verb.result()[1:])
+
+        try:
+            changes += [self._change(task, outcome, now) for task, outcome in ended]
+            wanted = Claim(self._worker.owner, now, room, self._worker.queues)
+            stored, held, claimed = await self._queue.claims.to_its_end(
+                verb(what, wanted, changes), lambda verb: verb.add_done_callback(end_alone, context=self._context)
+            )
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            put_back()
+            if not ended or isinstance(error, DatabaseUnavailable) or not isinstance(error, Exception):
+                raise
+            return await self._claim_with(verb, what)  # the error of an outcome must not fail the push
         # Later, so that listeners hear of each push before they hear of its start.
-        asyncio.get_running_loop().call_soon(take, context=self._context)
+        asyncio.get_running_loop().call_soon(take, held, claimed, context=self._context)
         return stored
 
     def _unreserve(self, room: int, claim: int) -> None:
@@ -338,7 +354,7 @@ class Fetcher(Poller):
             self._give_back_surplus()
             if self._outbox:
                 await self._while_quick()
-        ended, self._outbox = self._outbox, []
+        ended, self._outbox, self._left_to_round = self._outbox, [], False
         self._missed = self._reserved > 0
         hinted, self._hinted = self._hinted, self._hinted and self._missed  # kept for the claim that gets the room
         room = self._room(bool(ended))

@@ -20,7 +20,7 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import TAKEN
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.status import Status
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import Task, new_task
 from tests.runtime.worker.workers import started, until_counts
 from tests.support.machine import within
 from tests.support.waiting import eventually
@@ -343,3 +343,71 @@ async def test_an_outcome_that_cannot_be_written_fails_no_push(tmp_path: Path) -
         handles = [await work.push() for _ in range(20)]
         assert [await handle.result(within(30)) for handle in handles] == [1] * 20
     assert refused
+
+
+async def test_an_outcome_that_a_push_could_not_write_is_left_to_a_round(tmp_path: Path) -> None:
+    """Else each push of a producer that never pauses would take it, and be refused again."""
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+    real, refused = tq.queue.backend.push_and_claim, 0
+
+    async def push(tasks: Sequence[Task], wanted: Any, ended: Sequence[Any] = ()) -> Any:
+        nonlocal refused
+        stored, _, claimed = await real(tasks, wanted)
+        refused += bool(ended)
+        return stored, [False] * len(ended), claimed
+
+    tq.queue.backend.push_and_claim = push  # type: ignore[method-assign]
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq.running(concurrency=1, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)
+        handle = await work.push()
+        for _ in range(20):
+            await tq.push("work", {}, delay=3600)
+        assert refused == 1
+        assert await handle.status() is Status.COMPLETED
+
+
+async def test_what_a_push_has_written_is_told_after_its_caller_was_cancelled(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+    real, begun, go = tq.queue.backend.push_and_claim, 0, asyncio.Event()
+    calls: list[tuple[str, str]] = []
+    tq.on("failed", lambda event: calls.append((event.name, event.task.type)))
+
+    async def slowly(*args: Any) -> Any:
+        nonlocal begun
+        answer = await real(*args)
+        begun += 1
+        await go.wait()
+        return answer
+
+    @tq.task(max_retries=0)
+    async def fail() -> None:
+        await asyncio.sleep(0.1)
+        raise ValueError("on purpose")
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq.running(concurrency=4, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)
+        failing = await fail.push()
+        await until_counts(tq, running=1)
+        tq.queue.backend.push_and_claim = slowly  # type: ignore[method-assign]
+        (taker,) = tq.queue.takers
+        tasks = [new_task("work", {}, now=tq.queue.clock.now()) for _ in range(2)]
+        pushes = [asyncio.create_task(taker.push(tasks[:1]))]
+        await eventually(lambda: begun == 1 and not tq.worker.tasks)  # type: ignore[union-attr]
+        pushes.append(asyncio.create_task(taker.push(tasks[1:])))  # with the outcome
+        await eventually(lambda: begun == 2)
+        pushes[1].cancel()
+        await asyncio.wait(pushes[1:])
+        await asyncio.sleep(0.1)
+        go.set()
+        await until_counts(tq, completed=2, failed=1)
+        assert await failing.status() is Status.FAILED
+        await eventually(lambda: calls == [("failed", "fail")])
