@@ -124,6 +124,8 @@ UPDATE = "live"
 """The path by which an open page asks for what has changed."""
 READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store cancels it
 PAGE_TIMEOUT = 5.0  # seconds of a whole page
+MAX_SENT = MAX_BODY - 16 * 1024
+"""Bytes of a form that is shown again behind a login, whose own fields are sent with it."""
 HEADINGS = {
     403: marked("Not allowed"),
     404: marked("Not found"),
@@ -373,7 +375,11 @@ class Dashboard:
         sent = {name: view.text(name) or "" for name in ("action", "sent")}
         if fields and view.path in actions:
             sent = {"action": view.path, "sent": fields}
-        data = {"wrong": wrong, "back": back, "by_name": login.by_name, "sent": sent}
+        if len(urlencode(sent)) > MAX_SENT:
+            sent = {}
+        action = actions.get(sent.get("action", ""))
+        again = action is not None and action.form is not None
+        data = {"wrong": wrong, "back": back, "by_name": login.by_name, "sent": sent, "again": again}
         return reply(render("login", self._context(view, None) | {"data": data}), 401, cookies=made)
 
     async def _log_in(self, login: Login, view: View) -> Response:

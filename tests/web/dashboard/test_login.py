@@ -169,6 +169,34 @@ async def test_what_is_sent_after_the_login_has_ended_is_shown_again_behind_the_
     assert (task.queue, task.params) == ("mail", {"name": "<b>Ann</b> & 5%"})
 
 
+async def test_a_login_with_what_was_sent_before_always_fits_into_one_request(tq: TaskQ) -> None:
+    user = {"user": "mära", "password": "right"}
+    async with EMBEDDED["starlette"](tq, login=Users().check, secret=SECRET) as browse:
+        for size, status in ((100_000, 403), (150_000, 303)):  # escaped twice, which makes them up to five times longer
+            browse.cookies.clear()
+            ended = await browse.post("tasks.push", data={"type": "greet", "params": '"' * size}, headers=SAME)
+            hidden = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', ended.text)
+            given = {name: html.unescape(value) for name, value in hidden} | user
+            done = await browse.post("login", data=given, headers=SAME)
+            assert done.status_code == status
+            assert (await browse.get("tasks")).status_code == 200
+            assert ("Your login has ended." in ended.text) == (status == 403)
+
+
+async def test_what_has_no_form_of_its_own_is_not_promised_to_be_shown_again(tq: TaskQ) -> None:
+    await tq.push("greet", {"name": "x"}, delay=3600)
+    user = {"user": "mära", "password": "right"}
+    async with EMBEDDED["starlette"](tq, login=Users().check, secret=SECRET) as browse:
+        ended = await browse.post("tasks.cancel_many", data={"which": "all", "sure": "yes"}, headers=SAME)
+        assert ended.status_code == 401 and "shown again" not in ended.text
+        hidden = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', ended.text)
+        given = {name: html.unescape(value) for name, value in hidden} | user
+        done = await browse.post("login", data=given, headers=SAME)
+        assert done.status_code == 403 and "nothing was changed" in done.text
+        assert [each.status for each in await tq.find()] == ["pending"]
+        assert (await browse.get("tasks")).status_code == 200
+
+
 async def test_a_login_needs_the_form_and_these_pages(tq: TaskQ) -> None:
     users = Users()
     async with EMBEDDED["starlette"](tq, login=users.check, secret=SECRET) as browse:
