@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from importlib import metadata
 from typing import Any, Unpack, cast
+from urllib.parse import urlencode
 
 from aiotaskq.core.errors import missing
 
@@ -177,7 +178,8 @@ def _request(request: web.Request) -> Request:
         "scheme": request.scheme,
         "headers": [(name.lower(), value) for name, value in request.raw_headers],
         "path_params": dict(request.match_info),
-        "query_string": request.rel_url.raw_query_string.encode(),
+        # Some parsers of aiohttp let raw bytes through, which Starlette would take for Latin-1.
+        "query_string": urlencode([*request.query.items()], errors="surrogateescape").encode(),
         "client": None if request.remote is None else (request.remote, 0),
         "state": _State(request),
         "aiotaskq.original": request,

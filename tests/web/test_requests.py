@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
+from yarl import URL
 
 import aiotaskq.web.endpoint as dispatch_module
 from aiotaskq import TaskQ
@@ -65,6 +67,20 @@ async def changes(ask: Ask, headers: dict[str, str]) -> dict[str, httpx.Response
             sent = headers | ({} if body is None else {"content-type": "application/json"})
             answers[operation.name] = await ask.request(operation.method, path, content=body, headers=sent)
     return answers
+
+
+@pytest.mark.parametrize(("sent", "found"), [("queue=é", 1), ("queue=%C3%A9", 1), ("queue=\udcff", 0)])
+async def test_aiohttp_reads_a_query_that_is_not_escaped(tq: TaskQ, sent: str, found: int) -> None:
+    @web.middleware
+    async def unescaped(request: web.Request, handler: Any) -> web.StreamResponse:
+        url = URL.build(path=request.path, query_string=sent, encoded=True)  # as of aiohttp's parser in Python
+        response: web.StreamResponse = await handler(request.clone(rel_url=url))
+        return response
+
+    await tq.push("greet", {"name": "x"}, queue="é", delay=3600)
+    async with in_aiohttp(tq, middlewares=[unescaped]) as ask:
+        answer = await ask.get("tasks")
+    assert answer.status_code == 200 and len(answer.json()["tasks"]) == found
 
 
 async def test_pages_of_other_origins_change_nothing(ask: Ask, tq: TaskQ) -> None:  # J4
