@@ -315,9 +315,11 @@ def start_http_server(
         thread.join()
         server.server_close()
 
-    # In a thread, because it waits for the server thread's next poll.
-    closing = threading.Thread(target=close, name="aiotaskq-metrics", daemon=True)
-    return closing.start, server.server_port
+    def stop() -> None:
+        # In a thread, because it waits for the server thread's next poll.
+        threading.Thread(target=close, name="aiotaskq-metrics", daemon=True).start()
+
+    return stop, server.server_port
 
 
 LIMITS = (

@@ -426,6 +426,7 @@ def test_metrics_are_served_on_loopback_by_default() -> None:  # J4
             socket.create_connection(("127.0.0.2", port), 5)
     finally:
         stop()
+        stop()  # as in a clean-up that runs twice
 
 
 def test_the_blocking_taskq_has_metrics() -> None:
