@@ -43,7 +43,7 @@ def new_task_of(
         task = replace(
             handler.template,
             task_id=new_id() if inside.get() is None else child_id(handler.name) or new_id(),
-            params=call.params,
+            params=check_params(call.params),  # the caller may have made the call
             created_at=second_of(now),
             run_at=now,
             seq=next_seq(now),

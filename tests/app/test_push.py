@@ -12,6 +12,7 @@ from aiotaskq.app.push import new_task_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.task import Task, new_task
+from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.handler import make_handler
 
 NOW = 1_750_000_000_250_000
@@ -29,6 +30,16 @@ def test_a_call_without_options_makes_the_task_of_one_whose_options_are_not_set(
         return task.replace(task_id="any", seq=0)
 
     assert made({}) == made({"delay": None})
+
+
+@pytest.mark.parametrize("options", [{}, {"delay": 1}])
+def test_the_params_of_a_call_that_the_caller_has_made_are_checked(options: Any) -> None:
+    registered = Registrations(handlers={"work": make_handler("work", work, backoff=Backoff())})
+    nothing: Any = None
+    assert new_task_of(TaskCall("work", nothing, options), registered, NOW).params == {}
+    wrong: Any = [1]
+    with pytest.raises(ValidationError, match=r"^params: a dict is needed \(got list\)$"):
+        new_task_of(TaskCall("work", wrong, options), registered, NOW)
 
 
 async def test_a_follow_up_runs_as_its_handler_says() -> None:
