@@ -91,12 +91,15 @@ class GroupMember(Generic[T_co]):
     __slots__ = ()
 
 
-class TaskCall(msgspec.Struct, GroupMember[T_co], eq=False):
+class TaskCall(GroupMember[T_co]):  # not a struct: it must have no JSON form, and no repr with its params
     """A checked call that is not pushed yet; ``push_many`` takes any number of them."""
 
-    type: str
-    params: dict[str, Any]
-    options: PushOptions
+    __slots__ = ("options", "params", "type")
+
+    def __init__(self, type: str, params: dict[str, Any], options: PushOptions) -> None:
+        self.type = type
+        self.params = params
+        self.options = options
 
     def __repr__(self) -> str:
         return f"<TaskCall {self.type}>"

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aiotaskq import TaskQ, injected
+from aiotaskq.core.conversion import storable
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.testing import override
+from aiotaskq.types import TaskCall
 from tests.support.machine import within
 
 if TYPE_CHECKING:
@@ -31,6 +33,21 @@ def test_a_required_parameter_needs_a_type_with_a_json_form() -> None:
     @tq.task
     async def fine(client: Client | None = None, other: Client = injected(), *, url: str) -> Client:
         return client or other
+
+
+def test_a_call_is_no_result_and_no_parameter() -> None:
+    tq = TaskQ("memory://")
+
+    @tq.task
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    with pytest.raises(ValidationError, match=r"^result: TaskCall has no JSON form$"):
+        storable(add.call(1, 2))
+    with pytest.raises(ValidationError, match=r"^handler run: parameter 'call': TaskCall has no JSON form; use a dat"):
+
+        @tq.task
+        async def run(call: TaskCall[int]) -> None: ...
 
 
 async def test_an_annotation_that_is_no_type_is_let_pass(tmp_path: Path) -> None:
