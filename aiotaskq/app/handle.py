@@ -7,22 +7,7 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    Generic,
-    Literal,
-    ParamSpec,
-    Protocol,
-    TypedDict,
-    TypeVar,
-    Union,
-    Unpack,
-    cast,
-)
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack, cast
 
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
@@ -133,13 +118,16 @@ class Pusher(Protocol):
         """The same, from a thread."""
 
 
-class TaskHandle(Hinted, msgspec.Struct, Generic[T_co], eq=False):
+class TaskHandle(Hinted, Generic[T_co]):
     """A pushed task. ``created`` is False if a key (or id) names a task that existed already: it is that one."""
 
-    _place: ClassVar[str] = "handle"
-    _queue: Queue
-    task_id: str
-    created: bool = True
+    __slots__ = ("_queue", "created", "task_id")
+    _place = "handle"
+
+    def __init__(self, queue: Queue, task_id: str, created: bool = True) -> None:
+        self._queue = queue
+        self.task_id = task_id
+        self.created = created
 
     def __repr__(self) -> str:
         return f"<TaskHandle {self.task_id}>"

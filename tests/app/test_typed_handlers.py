@@ -13,7 +13,7 @@ from aiotaskq import TaskQ, injected
 from aiotaskq.core.conversion import storable
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.testing import override
-from aiotaskq.types import TaskCall
+from aiotaskq.types import TaskCall, TaskHandle
 from tests.support.machine import within
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def test_a_required_parameter_needs_a_type_with_a_json_form() -> None:
         return client or other
 
 
-def test_a_call_is_no_result_and_no_parameter() -> None:
+def test_a_call_and_a_handle_are_no_results_and_no_parameters() -> None:
     tq = TaskQ("memory://")
 
     @tq.task
@@ -48,6 +48,13 @@ def test_a_call_is_no_result_and_no_parameter() -> None:
 
         @tq.task
         async def run(call: TaskCall[int]) -> None: ...
+
+    with pytest.raises(ValidationError, match=r"^result: TaskHandle has no JSON form$"):
+        storable(tq.handle("an id"))
+    with pytest.raises(ValidationError, match=r"^handler wait: parameter 'of': TaskHandle has no JSON form; use a dat"):
+
+        @tq.task
+        async def wait(of: TaskHandle[int]) -> None: ...
 
 
 async def test_an_annotation_that_is_no_type_is_let_pass(tmp_path: Path) -> None:
