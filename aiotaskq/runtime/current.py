@@ -13,7 +13,9 @@ _NAMESPACE = uuid.UUID("6e0c3f4e-5d0b-4c86-9f0e-0d6f3c0c7a51")
 
 
 class Scope:
-    """A step that runs."""
+    """A step that runs, until it is ``over``: a coroutine that it has started keeps its context variables."""
+
+    over = False
 
     def __init__(self, task_id: str, seq: int, name: str, number: int) -> None:
         self.task_id, self.name = task_id, name
@@ -42,4 +44,4 @@ inside: ContextVar[Scope | None] = ContextVar("aiotaskq_step", default=None)
 def child_id(type: str) -> str | None:
     """Return the id of a task of this type, or of a group (no type), that is pushed here; None outside of a step."""
     scope = inside.get()
-    return None if scope is None else scope.next_id(type)
+    return None if scope is None or scope.over else scope.next_id(type)

@@ -22,7 +22,7 @@ def run_steps(what: str) -> tuple[TaskContext, RunSteps]:
     """Return the context of the running task, and its steps. Raises NotFound, NotSupported and ValidationError."""
     context = context_for(what)
     scope = inside.get()
-    if scope is not None and scope.task_id == context.task.task_id:
+    if scope is not None and not scope.over and scope.task_id == context.task.task_id:
         raise ValidationError(f"{what}: step {scope.name!r} runs; end it first, since it is stored as a whole")
     return context, context.run_steps()
 
@@ -87,10 +87,12 @@ async def step(name: str, function: Callable[..., Any], /, *args: Any, session: 
 def running(context: TaskContext, name: str, number: int) -> Iterator[None]:
     """Run a step of a task in the calling coroutine or thread: what is pushed there has an id made from it."""
     task = context.task
-    token = inside.set(Scope(task.task_id, task.seq, name, number))
+    scope = Scope(task.task_id, task.seq, name, number)
+    token = inside.set(scope)
     try:
         yield
     finally:
+        scope.over = True
         inside.reset(token)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import step
-from aiotaskq.app.handle import TaskCall
+from aiotaskq.app.handle import TaskCall, TaskHandle
 from aiotaskq.testing import Kit, virtual
 from tests.support.machine import within
 from tests.testing.backoffs import STEADY
@@ -83,3 +83,31 @@ async def test_a_task_pushed_in_a_step_is_pushed_once(fake: Kit) -> None:
     children = [*await first.result(), *await second.result()]
     assert len(set(children)) == 8
     assert sorted(task.task_id for task in await fake.tasks() if task.type == "child") == sorted(children)
+
+
+async def test_a_coroutine_that_outlives_its_step_pushes_tasks_of_its_own(fake: Kit) -> None:
+    """A client that a step starts in the background may push for others, long after the step."""
+    over = asyncio.Event()
+    clients: list[asyncio.Task[TaskHandle[None]]] = []
+
+    @fake.tq.task
+    async def child() -> None: ...
+
+    async def serve() -> TaskHandle[None]:
+        await over.wait()
+        return await child.push()
+
+    async def connect() -> None:
+        clients.append(asyncio.create_task(serve()))
+        if len(clients) == 1:
+            raise ConnectionError("the step is repeated")
+
+    @fake.tq.task(backoff=STEADY)
+    async def parent() -> None:
+        await step("connect", connect)
+
+    await parent.push()
+    await fake.drain(delayed=True)
+    over.set()
+    first, second = await asyncio.gather(*clients)
+    assert first.created and second.created and first.task_id != second.task_id
