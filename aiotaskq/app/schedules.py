@@ -12,7 +12,7 @@ from aiotaskq.core.errors import MAX_ID, check_int, check_key, guess, instant, k
 from aiotaskq.core.firing import LIMIT, next_starts
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.foreign_names import unknown_options
-from aiotaskq.core.schedule import Schedule, ScheduleOptions, new_schedule, timing_of
+from aiotaskq.core.schedule import BlackoutPolicy, CalendarRule, Schedule, ScheduleOptions, new_schedule, timing_of
 from aiotaskq.core.task import run_options
 from aiotaskq.errors import NotFound, TaskConflict, ValidationError
 from aiotaskq.log import printable
@@ -21,7 +21,6 @@ from aiotaskq.runtime.params import fitted, unknown
 
 if TYPE_CHECKING:
     from aiotaskq.app.registrations import Registrations
-    from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
     from aiotaskq.runtime.scheduler.scheduler import Scheduler
 
 

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -20,7 +20,6 @@ from aiotaskq.core.errors import ValidationError, guess, missing
 from aiotaskq.core.instants import offset_change, to_datetime
 from aiotaskq.core.task import SECOND
 
-BlackoutPolicy = Literal["skip", "delay"]
 MAX_WINDOWS: Final = 100
 
 _DAY: Final = 24 * 60  # minutes
@@ -120,7 +119,6 @@ def _instant(day: date, minute: int, zone: ZoneInfo, after: int) -> int:
 # make up for long holidays; the extra ``calendars`` installs it.
 
 _LOCK: Final = threading.Lock()  # a calendar adds the holidays of a year when it is first asked about it
-CalendarRule = Literal["skip_holidays", "working_days"]
 
 
 def check_calendar(field: str, value: object) -> str:

@@ -36,11 +36,12 @@ from aiotaskq.core.masking import Redacted
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task
 
 if TYPE_CHECKING:
-    from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
     from aiotaskq.core.cron import Cron
 
 Misfire = Literal["fire_once", "skip", "fire_all"]
 Overlap = Literal["allow", "skip", "buffer_one"]
+CalendarRule = Literal["skip_holidays", "working_days"]
+BlackoutPolicy = Literal["skip", "delay"]
 ScheduleState = Literal["active", "paused", "disabled", "finished"]
 _NEEDS: Final = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
 MAX_JITTER: Final = 7 * 86_400
@@ -309,7 +310,7 @@ def new_schedule(
 
 def check_skips(calendar: object, calendar_rule: object, blackout: object, blackout_policy: object) -> dict[str, Any]:
     """Return these fields of a schedule, checked. Raises ValidationError, MissingExtra for the library of calendars."""
-    from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule, check_calendar, check_windows
+    from aiotaskq.core.blackout import check_calendar, check_windows
 
     rule = _choice("calendar_rule", calendar_rule, get_args(CalendarRule))
     policy = _choice("blackout_policy", blackout_policy, get_args(BlackoutPolicy))

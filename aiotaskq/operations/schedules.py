@@ -13,7 +13,6 @@ from msgspec import UNSET, Meta, Struct
 
 from aiotaskq.app.internal import internal
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
 from aiotaskq.core.cron import check_timezone, local_timezone
 from aiotaskq.core.errors import check_json, check_key, instant
 from aiotaskq.core.firing import LIMIT, MAX_LIMIT, derived_id, upcoming, zone_of
@@ -21,6 +20,8 @@ from aiotaskq.core.firing_record import OUTCOMES, REASONS, FiringRecord
 from aiotaskq.core.instants import from_now, seconds_of, to_datetime, to_iso
 from aiotaskq.core.schedule import (
     MAX_JITTER,
+    BlackoutPolicy,
+    CalendarRule,
     Misfire,
     Overlap,
     Schedule,

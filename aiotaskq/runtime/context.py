@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from aiotaskq.runtime.queue.groups import MemberResult
     from aiotaskq.runtime.queue.queue import Queue
     from aiotaskq.runtime.run_steps import RunSteps
+else:
+    RunSteps = Any  # imported on use; ``help`` and ``inspect.signature`` evaluate the fields of a struct
 
 
 class SnoozeRequested(Exception):

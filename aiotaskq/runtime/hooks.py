@@ -17,6 +17,8 @@ from aiotaskq.log import log
 
 if TYPE_CHECKING:
     from aiotaskq.core.groups import GroupState
+else:
+    GroupState = Any  # ``help`` and ``inspect.signature`` evaluate the fields of a struct
 
 HookName: TypeAlias = Literal[
     "pushed",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import pydoc
 import types
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,15 @@ def test_what_does_not_wait_is_the_same_object_in_both() -> None:
     for name in (*CLASSES, *FUNCTIONS):
         awaited, blocking = both(name)
         assert blocking is not awaited, name
+
+
+def test_help_and_type_hints_of_the_public_names() -> None:
+    """Both evaluate annotations: a name that is imported for type checkers only is an error there."""
+    homes: list[Any] = [aiotaskq, aiotaskq.sync, aiotaskq.types, aiotaskq.sync.types, aiotaskq.codecs, aiotaskq.errors]
+    for public in [getattr(home, name) for home in homes for name in home.__all__]:
+        assert pydoc.render_doc(public)
+        if typing.is_typeddict(public):
+            assert typing.get_type_hints(public)
 
 
 def both(name: str) -> tuple[Any, Any]:
