@@ -50,8 +50,11 @@ def utc(field: str = "", *, seconds: str = "") -> Moment[datetime]:
     return Moment(utc_or_none(field, seconds).fget)
 
 
-def utc_or_none(field: str = "", seconds: str = "") -> Moment[datetime | None]:
-    """Return the property of a field with microseconds, and of one with epoch ``seconds`` where that has None."""
+def utc_or_none(field: str = "", seconds: str = "", doc: str = "") -> Moment[datetime | None]:
+    """Return the property of a field with microseconds, and of one with epoch ``seconds`` where that has None.
+
+    ``doc``: its docstring, where that says more than the name of the field.
+    """
 
     def read(record: Any) -> datetime | None:
         instant = getattr(record, field) if field else None
@@ -59,7 +62,7 @@ def utc_or_none(field: str = "", seconds: str = "") -> Moment[datetime | None]:
             instant = whole * _SECOND
         return None if instant is None else to_datetime(instant)
 
-    read.__doc__ = f"``{field or seconds}`` as an aware datetime in UTC."
+    read.__doc__ = doc or f"``{field or seconds}`` as an aware datetime in UTC."
     return Moment(read)
 
 

@@ -152,10 +152,16 @@ class Task(Redacted, frozen=True, kw_only=True, gc=False):
         return self.run_at if self.run_at != PARKED or self.due_at is None else self.due_at
 
     created = utc(seconds="created_at")
-    started = utc_or_none("began_at", "started_at")
-    """When the latest run was claimed, as an aware datetime in UTC; None before the first."""
-    ended = utc_or_none("ended_at", "completed_at")
-    """When it ended, whatever the final status, as an aware datetime in UTC; None before that."""
+    started = utc_or_none(
+        "began_at",
+        "started_at",
+        "When the latest run was claimed, as an aware datetime in UTC; None before the first.",
+    )
+    ended = utc_or_none(
+        "ended_at",
+        "completed_at",
+        "When it ended, whatever the final status, as an aware datetime in UTC; None before that.",
+    )
 
     @property
     def due(self) -> datetime | None:

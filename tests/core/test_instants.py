@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.core.errors import instant
 from aiotaskq.core.instants import to_datetime, to_iso
+from aiotaskq.core.task import Task
 
 LAST = 253_402_300_799_999_999  # the last microsecond of the year 9999
 
@@ -34,3 +35,9 @@ def test_nothing_has_no_text() -> None:
 @given(st.integers(0, 10**17))
 def test_a_datetime_of_an_instant_names_it(at: int) -> None:
     assert instant("at", to_datetime(at)) == at
+
+
+def test_a_property_says_what_it_is() -> None:
+    docs = [vars(Task)[name].__doc__ for name in ("created", "started", "ended")]
+    assert docs[0] == "``created_at`` as an aware datetime in UTC."
+    assert docs[1].startswith("When the latest run was claimed") and docs[2].startswith("When it ended")
