@@ -33,7 +33,7 @@ if typing.TYPE_CHECKING:
     from aiotaskq.database import SessionLocal as SessionLocal
     from aiotaskq.database import engine as engine
     from aiotaskq.database import get_db as get_db
-    from aiotaskq.errors import AiotaskqError, BatchFailed, EventTimeout, LeaseLost, ResultTimeout, TaskFailed
+    from aiotaskq.errors import AiotaskqError, BatchFailed, EventTimeout, LeaseLost, ResultTimeout, Retry, TaskFailed
     from aiotaskq.runtime.context import current_batch, current_task
     from aiotaskq.runtime.steps import sleep_for, sleep_until, step, wait_event
 
@@ -53,6 +53,7 @@ __all__ = [
     "Parent",
     "Rate",
     "ResultTimeout",
+    "Retry",
     "Status",
     "TaskFailed",
     "TaskQ",
@@ -94,7 +95,7 @@ _NAMES = {
     "core.parent": ("Parent",),
     "core.status": ("Status",),
     "database": ("Base", "DATABASE_URL", "SessionLocal", "engine", "get_db"),
-    "errors": ("AiotaskqError", "BatchFailed", "EventTimeout", "LeaseLost", "ResultTimeout", "TaskFailed"),
+    "errors": ("AiotaskqError", "BatchFailed", "EventTimeout", "LeaseLost", "ResultTimeout", "Retry", "TaskFailed"),
     "runtime.context": ("current_batch", "current_task"),
     "runtime.steps": ("sleep_for", "sleep_until", "step", "wait_event"),
 }

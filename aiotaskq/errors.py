@@ -10,6 +10,7 @@ AiotaskqError
 ├── QueueFull (asyncio.QueueFull)       a bounded queue is full, with ``when_full="raise"``
 ├── TaskFailed (RuntimeError)           the task whose result was awaited did not complete
 ├── BatchFailed (RuntimeError)           raised by a handler of batches: some of its items failed
+├── Retry (RuntimeError)                 raised by a handler: run the task again, after a time of its choice
 ├── ResultTimeout (TimeoutError)        the task did not end within the caller's timeout
 ├── EventTimeout (TimeoutError)          the event that a handler waited for did not come in time
 ├── LeaseLost (RuntimeError)            a write by an owner that no longer holds the lease
@@ -23,6 +24,8 @@ AiotaskqError
 """
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 from aiotaskq.core.errors import (
     AiotaskqError,
@@ -44,7 +47,9 @@ from aiotaskq.core.errors import (
     UnknownHandler,
     ValidationError,
     WrongLoop,
+    check_seconds,
 )
+from aiotaskq.core.foreign_names import checks_options
 from aiotaskq.core.task import Task
 
 __all__ = [
@@ -62,6 +67,7 @@ __all__ = [
     "NotSupported",
     "QueueFull",
     "ResultTimeout",
+    "Retry",
     "SchemaTooNew",
     "TaskConflict",
     "TaskFailed",
@@ -85,6 +91,30 @@ class TaskFailed(AiotaskqError, RuntimeError):
 
     def __reduce__(self) -> tuple[type[TaskFailed], tuple[Task]]:
         return (type(self), (self.task,))
+
+
+class Retry(AiotaskqError, RuntimeError):
+    """Raised by a handler: its task is run again later. It counts as a retry, and needs no ``retry_on``.
+
+    When ``max_retries`` is used up, the task fails.
+
+    Args:
+        reason: the text of the error in the attempt.
+        after: seconds from 0 to ten years, or a timedelta; None takes the handler's ``backoff``.
+
+    Raises:
+        ValidationError: the reason is not a string, the time is wrong, or there is no such argument.
+    """
+
+    after: float | None
+
+    @checks_options("Retry", "retry option")
+    def __init__(self, reason: str = "", *, after: float | timedelta | None = None) -> None:
+        if not isinstance(reason, str):
+            raise ValidationError(f"Retry: the reason is a string; the time is Retry(after=60) (got {reason!r:.40})")
+        self.after = None if after is None else check_seconds("after", after)
+        # The only argument, since it makes the error anew where a process has raised it.
+        super().__init__(reason if reason or self.after is None else f"after {self.after:g} s")
 
 
 for _name in __all__:

@@ -51,6 +51,7 @@ class TaskOptions(TypedDict, total=False):
     max_retries: int
     backoff: Backoff | float | timedelta | None
     retry_on: type[BaseException] | Collection[type[BaseException]]
+    max_snoozes: int | None
     timeout: float | timedelta | None
     expires: float | timedelta | None
     executor: Executor | None
@@ -162,6 +163,7 @@ class Registry(Hinted):
             queue, priority, max_retries: of its tasks; smaller priorities go first. Default ``default``, 0 and 3.
             backoff: a Backoff, or seconds; default 1 s doubling up to an hour, with full jitter.
             retry_on: exceptions after which it is retried, default all; others fail it at once.
+            max_snoozes: how often it may ``snooze`` without a failure in between; one more fails it. Default no limit.
             timeout: seconds that one run may take; default no limit.
             expires: seconds after which a task that was not claimed expires; default never.
             debounce: seconds without another call of the key after which the task is due; a call while it waits

@@ -77,6 +77,8 @@ ALONE = "!alone"
 POP_OWNER = "pop-"
 """The beginning of a lease owner's id for a pop by hand: such a lease is a visibility timeout, and its end a retry."""
 UNSETTLED = "not settled within its visibility timeout"
+SNOOZED = "snoozed"
+"""The reason of a task that its handler puts off."""
 RETRYABLE = FINAL - {Status.COMPLETED}
 """The statuses from which an operator's retry puts a task back."""
 
@@ -444,6 +446,11 @@ def attempts_of(task: Task) -> tuple[Attempt, ...]:
     return task.attempts
 
 
+def snoozes_of(task: Task) -> int:
+    """Return how often the task has snoozed since its latest failure."""
+    return task.attempts[-1].snoozes if task.attempts else 0
+
+
 def run_time(task: Task) -> float | None:
     """Return the seconds that the latest attempt took; None while it runs, before the first, and where unknown."""
     attempts = attempts_of(task)
@@ -454,6 +461,7 @@ def _last(
     task: Task, ended: int | None, outcome: str | None = None, error: str | None = None, version: str | None = None
 ) -> Attempt:
     number = task.attempts[-1].number + 1 if task.attempts else 1
+    snoozes = 0 if outcome in ("failed", "timed_out", "cancelled") else snoozes_of(task) + (error == SNOOZED)
     began = task.began_at
     if began is None and task.started_at is not None:
         began = task.started_at * SECOND
@@ -468,4 +476,5 @@ def _last(
         worker=owner_of(task) or None,
         version=version,
         fence=task.fence or None,
+        snoozes=snoozes,
     )

@@ -45,6 +45,8 @@ class Attempt(Redacted, frozen=True, kw_only=True, omit_defaults=True):
     """The version of the worker's application, ``TaskQ(version=…)``; None where it is not known."""
     fence: int | None = None
     """That of the task during this run."""
+    snoozes: int = 0
+    """How often the task has snoozed since its latest failure, with this run; 0 in an attempt that failed."""
 
     @property
     def host(self) -> str | None:

@@ -143,7 +143,10 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
 
     def snooze(self, seconds: float | timedelta) -> None:
-        """Leave the handler now, and run the task again after ``seconds``; that costs no retry."""
+        """Leave the handler now, and run the task again after ``seconds``; that costs no retry.
+
+        With ``max_snoozes`` of its handler the task fails at one snooze too many. To count it as a retry: ``Retry``.
+        """
         raise SnoozeRequested(int(check_seconds("seconds", seconds) * SECOND))
 
     async def pause_limit(self, key: str, seconds: float | timedelta) -> None:

@@ -59,6 +59,8 @@ class Handler(msgspec.Struct, frozen=True):
     """What its tasks have in common where a push does not say otherwise: type, queue, priority, retries."""
     backoff: Backoff = Backoff()
     retry_on: tuple[type[BaseException], ...] = (Exception,)
+    max_snoozes: int | None = None
+    """How often a task may snooze without a failure in between; None for any number."""
     timeout: float | None = None
     expires: float | None = None
     injected: Mapping[str, Any] = {}
@@ -159,6 +161,7 @@ def make_handler(
     executor: str | None = None,
     backoff: Backoff,
     retry_on: Collection[type[BaseException]] | type[BaseException] = Exception,
+    max_snoozes: int | None = None,
     timeout: float | timedelta | None = None,
     expires: float | timedelta | None = None,
     batch: int | None = None,
@@ -219,6 +222,7 @@ def make_handler(
         template=(TaskOfObjects if objects else Task)(task_id="", type=known, **checked),
         backoff=backoff,
         retry_on=kinds,
+        max_snoozes=None if max_snoozes is None else check_int("max_snoozes", max_snoozes, 0),
         timeout=None if timeout is None else check_seconds("timeout", timeout, zero=False),
         expires=None if expires is None else check_seconds("expires", expires, zero=False),
         injected=injected,

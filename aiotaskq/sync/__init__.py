@@ -16,7 +16,7 @@ from aiotaskq.core.limits import Fair, Limit, Rate
 from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.status import Status
-from aiotaskq.errors import AiotaskqError, BatchFailed, EventTimeout, LeaseLost, ResultTimeout, TaskFailed
+from aiotaskq.errors import AiotaskqError, BatchFailed, EventTimeout, LeaseLost, ResultTimeout, Retry, TaskFailed
 from aiotaskq.sync.facades import DatabaseQueue as DatabaseQueue
 from aiotaskq.sync.facades import MemoryQueue as MemoryQueue
 from aiotaskq.sync.facades import RedisQueue as RedisQueue
@@ -51,6 +51,7 @@ __all__ = [
     "Parent",
     "Rate",
     "ResultTimeout",
+    "Retry",
     "Status",
     "TaskFailed",
     "TaskQ",

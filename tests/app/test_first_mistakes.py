@@ -165,7 +165,7 @@ async def test_a_step_outside_of_a_handler_is_named() -> None:
         ("task", r"@tq\.task, of tq = TaskQ"),
         ("crontab", r"@tq\.schedule\(cron=…\), of tq"),
         ("Celery", r"TaskQ\(…\)"),
-        ("Retry", "raise an exception"),
+        ("AsyncResult", r"handle\.result\(\)"),
     ],
 )
 def test_an_import_of_another_library_says_what_is_written_here(name: str, here: str) -> None:

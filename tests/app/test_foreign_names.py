@@ -24,7 +24,9 @@ HABITS: list[tuple[str, str, str]] = [
     ("f.s(1)", "f.call(…)", "workflows"),
     ("f.si(1)", "f.call(…)", "workflows"),
     ("f.signature((1,))", "f.call(…)", "workflows"),
-    ("f.retry()", "snooze(60)", "tasks"),
+    ("f.retry(countdown=60)", "raise Retry(after=60), or current_task().snooze(60)", "tasks"),
+    ("Retry(countdown=60)", "after=60, in seconds", "tasks"),
+    ("Retry(exc=OSError())", "raise Retry(…) from error", "tasks"),
     ("f.delay_on_commit(1)", "session=session", "transactions"),
     ('tq.send_task("f")', "tq.push(", "tasks"),
     ("tq.AsyncResult('a')", "tq.handle(id)", "tasks"),
@@ -44,11 +46,13 @@ HABITS: list[tuple[str, str, str]] = [
     ("f.send(1)", "f.push(…)", "tasks"),
     ("f.send_with_options(args=(1,))", "f.options(delay=60).push(…)", "tasks"),
     ("f.message(1)", "f.call(…)", "workflows"),
+    ("Retry(delay=60_000)", "after=60, in seconds", "tasks"),
     ("tq.task(max_backoff=3)", "backoff=Backoff(limit=600)", "tasks"),
     ("tq.actor", "@tq.task", "tasks"),
     # arq
     ('tq.enqueue_job("f", 1)', "f.push(…)", "tasks"),
     ("f.options(_defer_by=3)", "delay=60", "tasks"),
+    ("Retry(defer=5)", "after=60, in seconds", "tasks"),
     ("tq.task(max_tries=3)", "max_retries=3", "tasks"),
     # RQ
     ("tq.enqueue(f, 1)", "f.push(…)", "tasks"),
@@ -79,7 +83,8 @@ HABITS: list[tuple[str, str, str]] = [
 def typed_in(library: Any, typed: str) -> None:
     tq = library.TaskQ("memory://")
     f = tq.task(name="f")(_handler)
-    made = eval(typed, {"tq": tq, "f": f, "handle": tq.handle("a"), "TaskQ": library.TaskQ})
+    known = {"TaskQ": library.TaskQ, "Retry": library.Retry}
+    made = eval(typed, {"tq": tq, "f": f, "handle": tq.handle("a"), **known})
     if inspect.iscoroutine(made):
         asyncio.run(made)
     else:

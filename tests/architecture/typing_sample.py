@@ -12,7 +12,7 @@ from typing import Any, assert_type
 import pydantic
 
 import aiotaskq.sync
-from aiotaskq import Fair, Limit, Parent, Rate, Status, TaskQ, injected, step
+from aiotaskq import Fair, Limit, Parent, Rate, Retry, Status, TaskQ, injected, step
 from aiotaskq.types import GroupHandle, LimitState, Schedule, Task, TaskFunction, TaskHandle
 
 tq = TaskQ("memory://")
@@ -34,6 +34,13 @@ async def add(a: int, b: int = 0) -> int:
 @tq.task(name="shout", max_retries=2, backoff=1.5)
 def shout(text: str, client: Client = injected()) -> str:
     return text.upper()
+
+
+@tq.task(max_retries=5, max_snoozes=10)
+async def fetch(busy: bool) -> str:
+    if busy:
+        raise Retry("busy", after=datetime.timedelta(minutes=1)) from ConnectionError()
+    raise Retry(after=0.5)
 
 
 class Order(pydantic.BaseModel):
@@ -96,6 +103,11 @@ async def main() -> None:
     assert_type(await tq.limits.list(), list[LimitState])
     tq.task(limit=5)  # type: ignore[call-overload]
     tq.task(executor="proces")  # type: ignore[call-overload]
+    tq.task(max_snoozes="10")  # type: ignore[call-overload]
+    assert_type(await (await fetch.push(busy=True)).result(), str)
+    assert_type(Retry(after=5).after, float | None)
+    Retry(60)  # type: ignore[arg-type]
+    Retry(countdown=60)  # type: ignore[call-arg]
     await tq.find(status="bogus")  # type: ignore[arg-type]
     await tq.find(status=["failed", Status.EXPIRED])
     await tq.cancel_many(status="bogus")  # type: ignore[arg-type]

@@ -29,13 +29,15 @@ from aiotaskq.core.outcome import (
     attempts_of,
     run_time,
     settle,
+    snoozes_of,
 )
 from aiotaskq.core.task import SECOND, Attempt, Task
 from tests.core.outcomes import NOW, NOW_S, C, F, P, R, X, task
 
+FAILED = Failed("ValueError: no")
 AGAIN = Task(task_id="1", type="t", run_at=NOW)
 ENDS: list[Outcome] = [
-    Failed("ValueError: no"),
+    FAILED,
     Failed("ValueError: no", retryable=False),
     TimedOut(2.5),
     LeaseExpired(),
@@ -111,8 +113,29 @@ def test_attempts_are_bounded_and_in_order_whatever_happens(
 )
 def test_the_words_of_each_end(outcome: Outcome, word: str, error: str) -> None:
     after = settle(task(), outcome, NOW)
-    attempt = Attempt(number=1, began_at=NOW - 2, ended_at=NOW, outcome=word, error=error, worker="worker-1", fence=4)
+    attempt = Attempt(
+        number=1,
+        began_at=NOW - 2,
+        ended_at=NOW,
+        outcome=word,
+        error=error,
+        worker="worker-1",
+        fence=4,
+        snoozes=int(error == "snoozed"),
+    )
     assert after.attempts == attempts_of(after) == (attempt,) and run_time(after) == attempt.seconds == 2 / SECOND
+
+
+def test_snoozes_are_counted_up_to_a_failure() -> None:
+    counts, current = [], AGAIN.replace(max_retries=9)
+    snoozed, stopped = Released("snoozed", 7, ran=True), Released("its worker was stopped", ran=True)
+    later: list[Outcome] = [stopped, LeaseExpired(), snoozed, FAILED, snoozed, TimedOut(1), snoozed]
+    for outcome in [snoozed] * MAX_ATTEMPTS + later:
+        current = settle(claimed(current, NOW), outcome, NOW)
+        counts.append(snoozes_of(current))
+    assert counts == [*range(1, MAX_ATTEMPTS + 1), 20, 20, 21, 0, 1, 0, 1]
+    dead = settle(claimed(current, NOW), Failed("too many", retryable=False), NOW)
+    assert snoozes_of(settle(dead, Requeued(), NOW)) == 0, "an operator's retry starts anew"
 
 
 def test_the_newest_are_kept() -> None:

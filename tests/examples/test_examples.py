@@ -34,6 +34,7 @@ HELLO = {
     "rate": "spread: True\n",
     "resource": "sent to ann\n",
     "retry": "fetched after 2 failures\n",
+    "retry_after": "1 failed Retry: 429 Too Many Requests\n2 completed None\n",
     "steps": "charged 17\npayment 17 mailed\n",
     "stream": "data how\ndata far\ndata is\ndata the\ndata moon\nend completed\n",
 }

@@ -27,7 +27,7 @@ from aiotaskq.runtime.handler import INJECTED, make_handler
 __all__ = ["Task", "call_of", "declared", "handler_of", "handler_options", "schedule"]
 
 T = TypeVar("T")
-READ_BY_WORKERS = ("backoff", "retry_on")
+READ_BY_WORKERS = ("backoff", "retry_on", "max_snoozes")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,8 @@ class Task(Hinted, framework.Task):  # type: ignore[misc]  # Django has no types
     """Default the ``max_retries`` of ``OPTIONS``."""
     backoff: Backoff | float | timedelta | None = None
     retry_on: type[BaseException] | Collection[type[BaseException]] = Exception
+    max_snoozes: int | None = None
+    """How often it may snooze without a failure in between; default no limit."""
     timeout: float | timedelta | None = None
     """Seconds for one run."""
     expires: float | timedelta | None = None
@@ -91,6 +93,7 @@ class Task(Hinted, framework.Task):  # type: ignore[misc]  # Django has no types
             handler_of(self, lambda **_params: None),
             backoff=make_backoff(self.backoff),
             retry_on=self.retry_on,
+            max_snoozes=self.max_snoozes,
             pushed=push_defaults(stored, {name: options.get(name) for name in ("debounce", "max_wait", "throttle")}),
             specs=specs_of(*(options.get(name) for name in ("limit", "rate", "fair"))),
             **{name: options[name] for name in ("max_retries", "timeout", "expires") if name in options},

@@ -13,6 +13,7 @@ from typing import Any
 from aiotaskq.concurrency.clock import Clock, Deadlines
 from aiotaskq.core.conversion import describe, storable
 from aiotaskq.core.outcome import (
+    SNOOZED,
     Cancelled,
     Completed,
     Failed,
@@ -21,12 +22,14 @@ from aiotaskq.core.outcome import (
     Released,
     TimedOut,
     due_since,
+    make_backoff,
     passed_on,
+    snoozes_of,
     unstorable,
 )
 from aiotaskq.core.parent import PARENT, ParentDeleted
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.errors import DatabaseUnavailable, EventTimeout, ValidationError
+from aiotaskq.errors import DatabaseUnavailable, EventTimeout, Retry, ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost
 from aiotaskq.runtime.current import current
@@ -215,7 +218,7 @@ class Runner:
                 raise  # the lease ends by itself
             return self._interrupted(execution)
         if isinstance(error, SnoozeRequested):
-            return Released("snoozed", error.delay, ran=True)
+            return _snoozed(execution.task, handler, error.delay)
         if isinstance(error, BrokenExecutor):
             # This task or another one of the pool has killed a process: that counts as a crash of each. While the
             # worker stops it does not, since a process manager may signal all processes of a service.
@@ -233,9 +236,11 @@ class Runner:
         if (refused := _refused(error, handler, execution.task, direct)) is not None:
             return refused
         # What came of a wait is stored: a retry would get the same.
-        retryable = isinstance(error, handler.retry_on) and not isinstance(error, EventTimeout)
+        retryable = isinstance(error, (Retry, *handler.retry_on)) and not isinstance(error, EventTimeout)
+        own = error.after if isinstance(error, Retry) else None
+        backoff = handler.backoff if own is None else make_backoff(own)
         error.__traceback__ = application_frames(error.__traceback__)
-        return Failed(describe(error), retryable, handler.backoff, random.random(), error)
+        return Failed(describe(error), retryable, backoff, random.random(), error)
 
     @property
     def _loop_ends(self) -> bool:
@@ -378,6 +383,13 @@ def stored(result: Any, handler: Handler) -> Outcome:
         return Completed(storable(result, handler.returns))
     except ValidationError as error:
         return unstorable(error)
+
+
+def _snoozed(task: Task, handler: Handler, delay: int) -> Outcome:
+    most = handler.max_snoozes
+    if most is None or snoozes_of(task) < most:
+        return Released(SNOOZED, delay, ran=True)
+    return Failed(f"too_many_snoozes: it has snoozed {most} times, as often as max_snoozes allows", retryable=False)
 
 
 def _refused(error: BaseException, handler: Handler, task: Task, direct: bool) -> Failed | None:

@@ -61,6 +61,7 @@ def test_using_changes_options_for_one_call(sqlite: Path) -> None:
         ({"max_retries": 1, "retry_on": "ValueError"}, "retry_on"),
         ({"backoff": 1}, "backoff: the task is not retried; give max_retries, too"),
         ({"retry_on": ValueError}, "retry_on: the task is not retried"),
+        ({"max_snoozes": -1}, "max_snoozes"),
     ],
 )
 def test_wrong_options_are_refused_where_the_task_is_defined(sqlite: Path, options: Any, wrong: str) -> None:
