@@ -109,7 +109,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         if not isinstance(clock, Clock | None):
             raise ValidationError(f"clock: a clock is needed, such as VirtualClock() (got {kind_name(clock)})")
         self._backend = connect(url, keep_ended=keep_ended, codec=codec)
-        from aiotaskq.backends.direct import holds_objects
+        from aiotaskq.backends.base import holds_objects
 
         super().__init__(clock or _clock_of(self._backend), timezone, objects=holds_objects(self._backend))
         self._internal = Internal(

@@ -400,3 +400,8 @@ def stats_of(rows: Sequence[tuple[str, str, int]], ready: int, oldest: int | Non
         of_queue = queues.setdefault(queue, {})
         of_queue[status] = of_queue.get(status, 0) + count
     return QueueStats(counts=counts, ready=ready, oldest=oldest, queues=queues)
+
+
+def holds_objects(backend: Backend) -> bool:
+    """Whether params and results may be any Python objects: only in memory."""
+    return bool(getattr(backend, "objects", False))

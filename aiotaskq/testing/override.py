@@ -13,7 +13,7 @@ from aiotaskq.app.internal import internal
 from aiotaskq.app.schedules import TaskLike
 from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends.direct import holds_objects
+from aiotaskq.backends.base import holds_objects
 from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, is_shared
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.errors import check_int, kind_name

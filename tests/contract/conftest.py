@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.backends.base import Backend, Schedules
-from aiotaskq.backends.direct import DirectBackend
+from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.values import Values
 from tests.support.backends import STORES, Store
 
@@ -63,8 +63,8 @@ def backend(store: Store) -> Backend:
 
 
 @pytest.fixture
-def direct(store: Store) -> DirectBackend:
-    assert isinstance(store.backend, DirectBackend)
+def direct(store: Store) -> MemoryBackend:
+    assert isinstance(store.backend, MemoryBackend)
     return store.backend
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change, Claim
-from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.listeners import ENDED, READY
+from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Outcome, Released, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
@@ -21,7 +21,7 @@ from tests.support.rows import NOW, completed, ids, new, pushed, read, running
 
 
 async def test_these_stores_have_it(store: Store) -> None:
-    assert isinstance(store.backend, DirectBackend) == STORES[store.name].direct
+    assert isinstance(store.backend, MemoryBackend) == STORES[store.name].direct
 
 
 # ---- against exchange ------------------------------------------------------------------------------------------------
@@ -29,7 +29,7 @@ async def test_these_stores_have_it(store: Store) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_any_sequence_leaves_the_rows_that_exchange_leaves(
-    store: Store, direct: DirectBackend, seed: int
+    store: Store, direct: MemoryBackend, seed: int
 ) -> None:
     one, other = direct, connect(store.url)
     dice = random.Random(seed)
@@ -83,11 +83,11 @@ def outcome(dice: random.Random, number: int) -> Outcome:
 # ---- each promise ----------------------------------------------------------------------------------------------------
 
 
-async def test_nothing_waits(direct: DirectBackend) -> None:
+async def test_nothing_waits(direct: MemoryBackend) -> None:
     assert direct.step("me", NOW) is None
 
 
-async def test_a_lost_task_is_not_written_and_nothing_is_claimed(direct: DirectBackend) -> None:
+async def test_a_lost_task_is_not_written_and_nothing_is_claimed(direct: MemoryBackend) -> None:
     task = await running(direct)
     await direct.delete([task.task_id])
     other = await pushed(direct)
@@ -97,35 +97,35 @@ async def test_a_lost_task_is_not_written_and_nothing_is_claimed(direct: DirectB
     assert await read(direct, other) == other
 
 
-async def test_a_task_completes_although_its_cancel_was_requested(direct: DirectBackend) -> None:
+async def test_a_task_completes_although_its_cancel_was_requested(direct: MemoryBackend) -> None:
     task = await running(direct)
     await direct.request_cancel([task.task_id])
     direct.step("me", NOW, None, task, completed(task))
     assert await read(direct, task) == completed(task)
 
 
-async def test_progress_that_was_reported_stays(direct: DirectBackend) -> None:
+async def test_progress_that_was_reported_stays(direct: MemoryBackend) -> None:
     task = await running(direct)
     await direct.report([(task.task_id, task.fence, {"done": 3})])
     direct.step("me", NOW, None, task, completed(task))
     assert await read(direct, task) == completed(task).replace(progress={"done": 3})
 
 
-async def test_a_unique_key_is_free_and_an_idempotency_key_is_not(direct: DirectBackend) -> None:
+async def test_a_unique_key_is_free_and_an_idempotency_key_is_not(direct: MemoryBackend) -> None:
     task = await running(direct, unique_key="u", idempotency_key="i")
     direct.step("me", NOW, None, task, completed(task))
     again = new(unique_key="u")
     assert ids(await direct.push([again, new(idempotency_key="i")])) == [again.task_id, task.task_id]
 
 
-async def test_what_is_retried_may_be_claimed_in_the_same_step(direct: DirectBackend) -> None:
+async def test_what_is_retried_may_be_claimed_in_the_same_step(direct: MemoryBackend) -> None:
     task = await running(direct)
     back = settle(task, Released("again"), NOW)
     found = direct.step("me", NOW, None, task, back)
     assert found is not None and (found.task_id, found.fence) == (task.task_id, 2)
 
 
-async def test_hints(direct: DirectBackend, hints: list[tuple[str, list[str]]]) -> None:
+async def test_hints(direct: MemoryBackend, hints: list[tuple[str, list[str]]]) -> None:
     task, other = await running(direct), await running(direct)
     hints.clear()
     direct.step("me", NOW, None, task, completed(task))
@@ -137,7 +137,7 @@ async def test_hints(direct: DirectBackend, hints: list[tuple[str, list[str]]]) 
     assert [kind for kind, _ in hints] == [READY] * 2
 
 
-async def test_it_wakes_another_consumer_for_the_tasks_that_become_due(direct: DirectBackend) -> None:
+async def test_it_wakes_another_consumer_for_the_tasks_that_become_due(direct: MemoryBackend) -> None:
     consumer = direct.arrivals()
     assert consumer is not None
     await direct.push([new(run_at=NOW + SECOND) for _ in range(2)])
@@ -150,9 +150,9 @@ async def test_it_wakes_another_consumer_for_the_tasks_that_become_due(direct: D
     consumer.close()
 
 
-async def test_the_queue_is_joined_when_all_have_ended(direct: DirectBackend) -> None:
+async def test_the_queue_is_joined_when_all_have_ended(direct: MemoryBackend) -> None:
     tasks = [await pushed(direct) for _ in range(3)]
-    queue: asyncio.Queue[Task] = direct.queues["default"]  # type: ignore[attr-defined]
+    queue: asyncio.Queue[Task] = direct.queues["default"]
     joined = asyncio.ensure_future(queue.join())
     before = None
     for expected in (*ids(tasks), None):

@@ -41,8 +41,11 @@ class MemoryBackend(MemoryReads, Store):
     def __init__(self, keep: int = KEEP_ENDED, objects: bool = False) -> None:
         super().__init__()
         self.objects = objects
+        """Whether params and results may be any Python objects, and not only JSON values."""
         self._side = MemorySideRows(self._lock)
-        self._lock.enter, self.enqueue = self._insert, self.queues.enqueue
+        self._lock.enter = self._insert
+        self.enqueue = self.queues.enqueue
+        """Pushes a task with a new id and no other key; in the main thread without a lock."""
         self._ended = Ended(keep, self._tasks, self._keys, self._side.drop_of, self._lock)
         verbs = self._insert, self._move, self._update
         self._tx = MemoryTransaction(self._tasks, self._ended, *verbs, self._side.owned, self)
@@ -84,6 +87,7 @@ class MemoryBackend(MemoryReads, Store):
         return stored
 
     def insert(self, task: Task) -> Task:
+        """Do as ``push`` with one pending task, without a coroutine."""
         with self._lock:
             if task.flow is None:
                 stored = self._insert(task)
@@ -150,6 +154,11 @@ class MemoryBackend(MemoryReads, Store):
         before: Task | None = None,
         after: Task | None = None,
     ) -> Task | None:
+        """Do as ``exchange`` with one change, or none, and a limit of one; return the claimed task, or None.
+
+        Empty ``queues`` claim nothing. The claimed task has no lease. Raises LeaseLost, and does nothing, if the guard
+        of the change does not hold.
+        """
         change = None  # other than the commonest one
         with self._lock:
             if before is not None and after is not None:

@@ -7,13 +7,12 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import QueueStats, Room, matching, stats_of
+from aiotaskq.backends.base import Backend, QueueStats, Room, matching, stats_of
 from aiotaskq.backends.change import holds
-from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.memory.ended import Ended, Keys
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.ready_queue import Queues
@@ -23,9 +22,11 @@ from aiotaskq.core.status import PENDING, RUNNING, Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter, of_objects
 
 
-class MemoryReads(DirectBackend):
+class MemoryReads(Backend):
     """The rows of the backend, with their keys and queues, and its reads. What is no coroutine runs under the lock."""
 
+    suspends: ClassVar[bool] = False
+    objects: bool
     _ended: Ended
 
     def __init__(self) -> None:
@@ -35,6 +36,9 @@ class MemoryReads(DirectBackend):
         self._keys, self._lock = Keys(), BriefLock()
         self.queues = Queues(self._tasks, self._lock)
         self._latest = 0  # instant of a bounded push; threads read the clock before they take the lock
+
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
 
     def _start(self, task: Task, owner: str, now: int, end: int | None) -> Task:
         """Make a task running, with a lease until ``end``."""

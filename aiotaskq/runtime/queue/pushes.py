@@ -28,7 +28,7 @@ from aiotaskq.runtime.task_log import log_outcome
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
-    from aiotaskq.backends.direct import DirectBackend
+    from aiotaskq.backends.memory.backend import MemoryBackend
     from aiotaskq.concurrency.clock import Clock
     from aiotaskq.core.webhooks import Webhook
     from aiotaskq.runtime.handler import Handler
@@ -72,7 +72,7 @@ class Pushes:
         """The clock of everything that acts on this queue."""
         self.hooks = hooks if hooks is not None else Hooks()
         self._prepare = prepare
-        self.objects = not backend.suspends and cast("DirectBackend", backend).objects
+        self.objects = not backend.suspends and cast("MemoryBackend", backend).objects
         """Whether params and results may be any Python objects."""
         self._gated = gated
         self.gated: Callable[[Task], Task] = (lambda task: task) if gated is None else gated
@@ -90,7 +90,7 @@ class Pushes:
         """What wakes coroutines that wait for hints of the store."""
         self.capacity = Capacity(self.waiters, self.hooks, maxsize, when_full, self.told)
         suspends = backend.suspends or self.capacity.maxsize
-        self._direct = None if suspends else cast("DirectBackend", backend)
+        self._direct = None if suspends else cast("MemoryBackend", backend)
         self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=backend.shared != "host")
         self._updates: Batcher[Change, bool] = Batcher(backend.update)
         self._update = self._updates.add if backend.suspends else backend.update

@@ -25,7 +25,7 @@ from aiotaskq.runtime.worker.tally import MANY
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import ScheduleChange
-    from aiotaskq.backends.direct import DirectBackend
+    from aiotaskq.backends.memory.backend import MemoryBackend
     from aiotaskq.runtime.queue.claims import Pushed
     from aiotaskq.runtime.worker.batches import Batches
 
@@ -50,7 +50,7 @@ class Fetcher(Poller):
         self._queue, self._heartbeat, self._tally = worker.queue, worker.heartbeat, worker.tally
         self._backend = backend = worker.queue.backend
         self._executions = worker.executions
-        self._direct = None if backend.suspends or backend.shared else cast("DirectBackend", backend)
+        self._direct = None if backend.suspends or backend.shared else cast("MemoryBackend", backend)
         self._hooks = worker.queue.hooks
         self._bounded = worker.queue.capacity.maxsize > 0
         self._shared = backend.shared
