@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,18 +66,6 @@ class Values:
     async def clear(self) -> None:
         """Remove every public value."""
         await self._rows.clear(KIND)
-
-
-class PlainValues(Values, ABC):
-    """Values that are objects of this process: any thread may set and read one by a plain function, without a loop."""
-
-    @abstractmethod
-    def set(self, key: str, value: Any, expires_at: int) -> None:
-        """Store one value; ``expires_at`` in microseconds. Raises TypeError for a key that is not hashable."""
-
-    @abstractmethod
-    def read(self, key: str, now: int) -> Any:
-        """Return the value, or None where it is missing or expired. Raises TypeError as ``set``."""
 
 
 def _read(key: str, text: str) -> tuple[Any] | None:

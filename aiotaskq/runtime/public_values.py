@@ -6,7 +6,8 @@ import asyncio
 from datetime import timedelta
 from typing import Any, cast
 
-from aiotaskq.backends.values import PlainValues, Values
+from aiotaskq.backends.memory.values import MemoryValues
+from aiotaskq.backends.values import Values
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import NEEDS_LOOP
 from aiotaskq.concurrency.poller import Poller
@@ -38,7 +39,7 @@ class PublicValues:
         self._store_clock = clock
         self._nanos = clock.nanos
         self._json_only = durable
-        self._plain = values if isinstance(values, PlainValues) else None
+        self._plain = values if isinstance(values, MemoryValues) else None
         self._seen = 0
         self._last_ttl: tuple[float | timedelta | None, int] = (None, FOREVER)
         self._interval = check_seconds("cleanup_interval", cleanup_interval, zero=False)

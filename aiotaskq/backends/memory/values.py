@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from itertools import islice
 from typing import Any
 
-from aiotaskq.backends.values import PlainValues
+from aiotaskq.backends.values import Values
 from aiotaskq.core.errors import INT64
 from aiotaskq.core.task import SECOND
 
@@ -21,7 +21,7 @@ Entry = tuple[Any, int]
 """A value, and when it expires, in microseconds."""
 
 
-class MemoryValues(PlainValues):
+class MemoryValues(Values):
     """Values of this process, kept as the Python objects they are. Thread-safe.
 
     To set a value is one write into each of two dicts, and takes no lock, which would take longer than the rest. The
@@ -39,11 +39,13 @@ class MemoryValues(PlainValues):
         self._removing: Any = self  # the key that a sweep removes just now
 
     def set(self, key: str, value: Any, expires_at: int) -> None:
+        """Store one value, in any thread; ``expires_at`` in microseconds. Raises TypeError for a key without a hash."""
         self._values[key] = (value, expires_at)  # first, since a key without a value is not listed
         if expires_at < NEVER:
             self._unlisted[key] = None
 
     def read(self, key: str, now: int) -> Any:
+        """Return the value, or None where it is missing or expired. Raises TypeError as ``set``."""
         entry = self._values.get(key) or self._after_sweep(key)
         return None if entry is None or entry[1] <= now else entry[0]
 
