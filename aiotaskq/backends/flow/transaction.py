@@ -308,9 +308,14 @@ class Transaction(ABC):
     def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
         """Read groups by id; without ``lock`` in a database none is locked, nor the place of one that is missing."""
 
-    @abstractmethod
     def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
         """Insert groups and their members; return False, and write nothing, if there is the first of these groups."""
+        first = groups[0].group_id
+        if first in self.groups([group.group_id for group in groups]) or first in self.unread_groups:
+            return False
+        self.add_members(members)
+        self.write_groups(groups)
+        return True
 
     @abstractmethod
     def write_groups(self, groups: Sequence[GroupState], callbacks: bool = False) -> None:
@@ -337,9 +342,10 @@ class Transaction(ABC):
 
     # ---- gates ----
 
-    @abstractmethod
     def add_gates(self, gates: Sequence[Gate]) -> None:
         """Insert those of these gates that do not exist."""
+        there = self.stored_gates([gate.key for gate in gates])
+        self.write_gates([gate for gate in gates if gate.key not in there])
 
     def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
         """Write tasks of ``waiting`` that pass a gate; return the ids of those that other transactions have locked."""

@@ -174,14 +174,9 @@ class GateRows:
         lines = self.lines
         return {key: line.gate for key in keys if (line := lines.get(key)) is not None}
 
-    def add_gates(self, gates: Sequence[Gate]) -> None:
-        for gate in gates:
-            if gate.key not in self.lines:
-                self.line(gate.key).gate = gate
-
     def write_gates(self, gates: Sequence[Gate]) -> None:
         for gate in gates:
-            self.lines[gate.key].gate = gate
+            self.line(gate.key).gate = gate
 
     def drop_gates(self, keys: Collection[str]) -> None:
         for key in keys:

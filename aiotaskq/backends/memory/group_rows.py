@@ -32,13 +32,6 @@ class GroupRows:
     def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
         return {group_id: self.kept[group_id] for group_id in ids if group_id in self.kept}
 
-    def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
-        if groups[0].group_id in self.kept:
-            return False
-        self.add_members(members)
-        self.write_groups(groups)
-        return True
-
     def write_groups(self, groups: Sequence[GroupState], callbacks: bool = False) -> None:
         before = [self.kept.get(group.group_id) for group in groups]
         self.kept |= {group.group_id: group for group in groups}

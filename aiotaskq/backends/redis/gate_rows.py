@@ -171,10 +171,6 @@ class GateRows(Transaction):
         found = {key: self._gates.get(key) or stored.gate for key, stored in self.read("gates", keys).items()}
         return {key: gate for key, gate in found.items() if gate is not None}
 
-    def add_gates(self, gates: Sequence[Gate]) -> None:
-        there = self.stored_gates([gate.key for gate in gates])
-        self.write_gates([gate for gate in gates if gate.key not in there])
-
     def write_gates(self, gates: Sequence[Gate]) -> None:
         for gate in gates:
             self._gates[gate.key] = gate

@@ -121,14 +121,6 @@ class RedisTransaction(GateRows):
         self.unread_groups.update(each for each in gone if self._reads.digests["groups"][each])
         return found
 
-    def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
-        first = groups[0].group_id
-        if first in self.groups([group.group_id for group in groups]) or first in self.unread_groups:
-            return False
-        self.add_members(members)
-        self.write_groups(groups)
-        return True
-
     def write_groups(self, groups: Sequence[GroupState], callbacks: bool = False) -> None:
         self._groups.update({group.group_id: group for group in groups})
 

@@ -228,13 +228,6 @@ class SmallTransaction(Transaction):
     def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
         return {group_id: self.rows.groups[group_id] for group_id in ids if group_id in self.rows.groups}
 
-    def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
-        if groups[0].group_id in self.rows.groups:
-            return False
-        self.add_members(members)
-        self.write_groups(groups)
-        return True
-
     def write_groups(self, groups: Sequence[GroupState], callbacks: bool = False) -> None:
         self.rows.groups.update({group.group_id: group for group in groups})
 
@@ -272,9 +265,6 @@ class SmallTransaction(Transaction):
                 for key in slots(row):
                     if key in keys:
                         yield key, row
-
-    def add_gates(self, gates: Sequence[Gate]) -> None:
-        self.rows.gates = {**{gate.key: gate for gate in gates}, **self.rows.gates}
 
     def gates(self, known: Mapping[str, Bounds | None], wait: bool = True) -> dict[str, Gate]:
         if wait:
