@@ -140,48 +140,46 @@ OTHERS = tuple(each.name for each in TASKS.columns if each.name not in {*CLAIM, 
 
 def claimed(rows: Sequence[Sequence[Any]], run: Task) -> list[Task]:
     """Return the tasks of rows of the columns of ``CLAIM``, the others empty; ``run`` is what the claim writes."""
+    # By flow, of which the tasks of a gate often have one: what the claim writes, and why the flow cannot be read.
     runs: dict[str | None, tuple[Task, str | None]] = {None: (run, None)}
-    return [_claimed(row, runs) for row in rows]
-
-
-def _claimed(row: Sequence[Any], runs: dict[str | None, tuple[Task, str | None]]) -> Task:
-    """Return the task of a row; ``runs`` is by flow what the claim writes, and why the flow cannot be read."""
+    tasks = []
     # fmt: off
-    (
+    for (
         task_id, task_type, params, priority, retry_count, max_retries, created_at, queue, run_at, seq, timeout,
         scheduler_task_id, extra, flow, fence, *_,
-    ) = row
-    # fmt: on
-    decoded, problem = read_object("params", params)
-    more, unread = read_object("extra", extra)
-    if flow not in runs:  # the tasks of a gate often have one flow
-        found, unknown = read_flow(flow)
-        # It has passed all of its gates.
-        gate = found.gates[-1][0] if found is not None and found.gates else None
-        runs[flow] = replace(runs[None][0], flow=found, gate=gate), unknown
-    run, unknown = runs[flow]
-    undecodable = problem or unread or unknown
-    task = replace(
-        run,
-        task_id=task_id,
-        type=task_type,
-        params=decoded,
-        priority=priority if type(priority) is int else 0,
-        retry_count=retry_count if type(retry_count) is int else 0,
-        max_retries=max_retries if type(max_retries) is int else 3,
-        created_at=created_at if type(created_at) is int else 0,
-        queue=queue,
-        run_at=run_at,
-        seq=seq,
-        timeout=timeout,
-        scheduler_task_id=scheduler_task_id,
-        extra=more,
-        fence=fence,
-        undecodable=undecodable,
-    )
-    if undecodable is None:
-        return task
-    return _with_coded(task, {"params": params, "extra": extra}, {"params": problem, "extra": unread})
+    ) in rows:
+        # fmt: on
+        decoded, problem = read_object("params", params)
+        more, unread = read_object("extra", extra)
+        if flow not in runs:
+            found, unknown = read_flow(flow)
+            # It has passed all of its gates.
+            gate = found.gates[-1][0] if found is not None and found.gates else None
+            runs[flow] = replace(run, flow=found, gate=gate), unknown
+        own, unknown = runs[flow]
+        undecodable = problem or unread or unknown
+        task = replace(
+            own,
+            task_id=task_id,
+            type=task_type,
+            params=decoded,
+            priority=priority if type(priority) is int else 0,
+            retry_count=retry_count if type(retry_count) is int else 0,
+            max_retries=max_retries if type(max_retries) is int else 3,
+            created_at=created_at if type(created_at) is int else 0,
+            queue=queue,
+            run_at=run_at,
+            seq=seq,
+            timeout=timeout,
+            scheduler_task_id=scheduler_task_id,
+            extra=more,
+            fence=fence,
+            undecodable=undecodable,
+        )
+        if undecodable is not None:
+            task = _with_coded(task, {"params": params, "extra": extra}, {"params": problem, "extra": unread})
+        tasks.append(task)
+    return tasks
 
 
 _TASK_FIELDS = tuple("type" if column.name == "task_type" else column.name for column in TASKS.columns)
