@@ -93,11 +93,7 @@ class MemoryOwnedRows(OwnedRows):
 
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
         for row in rows:
-            self.first(kind, row)
-
-    def first(self, kind: str, row: SideRow) -> SideRow:
-        """Store a row unless there is one; return the one that is there now."""
-        return self.kinds[kind][row.owner].setdefault(row.name, row)
+            self.kinds[kind][row.owner].setdefault(row.name, row)
 
     def delete(self, kind: str, owner: str, names: Sequence[str]) -> None:
         there = self.kinds[kind][owner]

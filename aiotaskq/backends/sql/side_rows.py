@@ -64,17 +64,16 @@ class SqlSideRows(SideRows):
         return await self._database.read(lambda connection: connection.execute(query).scalar()) or 0
 
     async def expire(self, kind: str, now: int, limit: int) -> int:
-        def body(connection: Connection, first: int, last: int) -> int:
-            # The names stay in the database. MySQL takes a LIMIT only in a derived table.
-            old = (*_of(kind), c.expires_at > first, c.expires_at <= last)
-            late = select(c.name).where(*old).order_by(c.expires_at).limit(limit).subquery()
-            return int(connection.execute(delete(_S).where(*old, c.name.in_(select(late.c.name)))).rowcount)
+        def body(connection: Connection) -> int:
+            deleted = 0
+            for first, last in ((LOCK - 1, LOCK), (LOCK, now)):  # the first ones are nothing that anybody has stored
+                # The names stay in the database. MySQL takes a LIMIT only in a derived table.
+                old = (*_of(kind), c.expires_at > first, c.expires_at <= last)
+                late = select(c.name).where(*old).order_by(c.expires_at).limit(limit).subquery()
+                deleted = connection.execute(delete(_S).where(*old, c.name.in_(select(late.c.name)))).rowcount
+            return deleted
 
-        def both(connection: Connection) -> int:
-            body(connection, LOCK - 1, LOCK)  # they are nothing that anybody has stored
-            return body(connection, LOCK, now)
-
-        return await self._database.write(both)
+        return await self._database.write(body)
 
 
 class SqlOwnedRows(OwnedRows):
