@@ -13,7 +13,7 @@ from aiotaskq.backends.sql.claim_statements import PENDING, from_head
 from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.rows import LIVE, TASKS, new_rows, to_task
 from aiotaskq.backends.sql.statement_size import chunks
-from aiotaskq.backends.sql.tasks import holding
+from aiotaskq.backends.sql.tasks import guarded
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.task import Task, same_push
 from aiotaskq.errors import TaskConflict
@@ -97,7 +97,7 @@ def check_room(tx: Tx, tasks: Sequence[Task], room: Room) -> None:
 def _left(tx: Tx, room: Room) -> int:
     """Return for how many more tasks there is room."""
     tx.connection.execute(tx.dialect.lock_pushes)
-    if room.instead and not all(holding(tx, room.instead)):
+    if room.instead and not all(guarded(tx, room.instead)[1]):
         raise queue_full(room.maxsize, 0)
     at = _latest(tx, room.now)
     return room.maxsize - ready(tx, at, None, room.now)[0] + _ready_of(tx, sorted(room.leaving), at, room.now)

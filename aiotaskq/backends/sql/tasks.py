@@ -109,7 +109,7 @@ def _update(tx: GateRows, changes: Sequence[Change]) -> list[bool]:
     if not (revived or moves or any(change.lease_over for change in changes)):
         held = tx.dialect.write_guarded(tx.connection, changes)
     if held is None:
-        found, held = _guarded(tx, changes)
+        found, held = guarded(tx, changes)
         if revived and held[0]:
             # A dead letter that is retried must not break the uniqueness of a newer task.
             after = changes[0].after
@@ -129,11 +129,6 @@ def _update(tx: GateRows, changes: Sequence[Change]) -> list[bool]:
     return held
 
 
-def holding(tx: Tx, changes: Sequence[Change]) -> list[bool]:
-    """Lock the rows, and return whether the guard of each change holds."""
-    return _guarded(tx, changes)[1]
-
-
 def _is_pending(change: Change) -> bool:
     return change.before.status is Status.PENDING
 
@@ -146,7 +141,7 @@ def _as_it_was(change: Change, rows: Mapping[str, Row]) -> Task:
     return change.before.replace(run_at=read_run_at(row.run_at), gate=row.gate)
 
 
-def _guarded(tx: Tx, changes: Sequence[Change]) -> tuple[dict[str, Row], list[bool]]:
+def guarded(tx: Tx, changes: Sequence[Change]) -> tuple[dict[str, Row], list[bool]]:
     """Lock the rows, and return them and whether the guard of each change holds."""
     # A reaper skips locked rows: another transaction, such as a handler's own, is about to write them, and waiting for
     # one would delay all the others. A worker's change of its own task must not be lost, and waits.

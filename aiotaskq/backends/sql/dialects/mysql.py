@@ -273,8 +273,9 @@ class MysqlDialect(ServerDialect):
             if not isinstance(column.type, String) or not isinstance(old["type"], String):
                 continue
             long = isinstance(column.type, LongText)
+            short = str(old["type"]).partition(" ")[0].upper() != "LONGTEXT"
             same = getattr(old["type"], "collation", None) == mysql_collation(dialect)
-            if same and not (long and _is_short(old["type"])):
+            if same and not (long and short):
                 continue
             if not long and old["type"].length is None:
                 continue  # a TEXT where the guide has VARCHAR: wider than ours, but it cannot be a key of ours
@@ -290,10 +291,6 @@ class MysqlDialect(ServerDialect):
             changes.append(f"MODIFY {CreateColumn(new).compile(dialect=dialect)}")
         if changes:
             connection.exec_driver_sql(f"ALTER TABLE {table} {', '.join(changes)}")
-
-
-def _is_short(kind: object) -> bool:
-    return str(kind).partition(" ")[0].upper() != "LONGTEXT"
 
 
 async def _connect(**options: Any) -> Any:
