@@ -12,7 +12,7 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.change import Leave
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.sql.engines import async_engine, parse_url
-from aiotaskq.backends.sql.transactions import SqlTransactions
+from aiotaskq.backends.sql.transaction import SqlTransactions
 from aiotaskq.backends.steps import Steps, event_row
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.edit import edited

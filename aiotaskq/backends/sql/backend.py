@@ -16,7 +16,6 @@ from aiotaskq.backends.schedules import changing
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import pushes
 from aiotaskq.backends.sql import tasks as tasks_sql
-from aiotaskq.backends.sql import workers as workers_sql
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.group_rows import SqlGroupReads
@@ -25,8 +24,7 @@ from aiotaskq.backends.sql.rows import value_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
-from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, reads
-from aiotaskq.backends.sql.transactions import SqlTransactions
+from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, SqlTransactions, reads
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import Task, TaskFilter
@@ -226,8 +224,8 @@ class SqlBackend(Backend):
     ids_with_prefix = reads(tasks_sql.ids_with_prefix)
     active = reads(tasks_sql.active)
     paused = reads(tasks_sql.paused)
-    overdue = reads(workers_sql.overdue)
-    held = reads(workers_sql.held)
+    overdue = reads(tasks_sql.overdue)
+    held = reads(tasks_sql.held)
     least_ready = reads(pushes.least_ready)
     pending_types = reads(claim_sql.pending_types)
     next_run_at = reads(claim_sql.next_run_at)

@@ -20,8 +20,7 @@ from aiotaskq.backends.sql.rows import json_text, read_json, read_object
 from aiotaskq.backends.sql.statement_size import chunks, parts
 from aiotaskq.backends.sql.statements import run_many
 from aiotaskq.backends.sql.tasks import update_tasks
-from aiotaskq.backends.sql.transaction import SqlTransaction
-from aiotaskq.backends.sql.transactions import SqlTransactions
+from aiotaskq.backends.sql.transaction import SqlTransaction, SqlTransactions
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import plain_text, stored_text
 from aiotaskq.core.firing_record import FiringRecord

@@ -17,20 +17,23 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.change import Change, has_moved, holds
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, is_tied, parents_first, staying, waits_again
 from aiotaskq.backends.flow.transaction import push
-from aiotaskq.backends.side_rows import OF_TASKS
+from aiotaskq.backends.side_rows import OF_TASKS, WORKER
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects.base import Dialect, Tx
 from aiotaskq.backends.sql.gate_rows import GateRows
 from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, column_of, json_text, read_flow, read_run_at, to_task
 from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.workers import Held
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import COLUMNS, decoded, encoded, verbatim
+from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.task import EQUAL, Task, TaskFilter
 from aiotaskq.models import OUR_TABLES, SideRowModel
 
 c = TASKS.c
 _SIDE: Any = SideRowModel.__table__
+_WORKERS = select(_SIDE.c.name).where(_SIDE.c.kind == WORKER, _SIDE.c.owner == "", _SIDE.c.expires_at.is_(None))
 _NEWEST = (c.seq.desc(), c.task_id.desc())
 # No plan shall read all rows in the order of an index to find some.
 _NEWEST_SORTED = ((c.seq + literal_column("0")).desc(), c.task_id.desc())
@@ -404,6 +407,41 @@ def set_paused(tx: Tx, queue: str, paused: bool) -> bool:
 
 def paused(tx: Tx) -> list[str]:
     return [row[0] for row in tx.connection.execute(PAUSED.order_by(QUEUES.c.name))]
+
+
+# ---- workers ----
+
+
+def held(tx: Tx, owners: Sequence[str]) -> dict[str, list[Held]]:
+    found: dict[str, list[Held]] = {owner: [] for owner in owners}
+    query = select(c.lease_owner, c.task_id, c.fence, c.cancel_requested).where(c.status == RUNNING)
+    names = [name for owner in owners for name in (owner, f"{owner}{ALONE}")]
+    for owner, task_id, fence, cancel in tx.rows_in(query, c.lease_owner, names):
+        found[owner.removesuffix(ALONE)].append((task_id, fence, bool(cancel)))
+    return found
+
+
+def overdue(tx: Tx, now: int, limit: int) -> list[Task]:
+    # The owners before the workers: an owner of a task was registered before, and is there unless it was removed.
+    owners = list(tx.distinct(c.lease_owner, c.status == RUNNING, above=""))
+    workers = set(tx.connection.execute(_WORKERS).scalars()) if owners else set()
+    gone = [owner for owner in owners if owner.removesuffix(ALONE) not in workers]
+    # Owner by owner, in the order of the index: for a list of them PostgreSQL reads the rows of all others as well.
+    orphans = [_running_of(owner).where(c.lease_until.is_(None)) for owner in gone]
+    found = _read(tx, orphans, limit)
+    queries = [_running_of(owner).where(c.lease_until <= now).order_by(c.lease_until) for owner in gone]
+    queries += tx.dialect.expired(now)
+    late = _read(tx, queries, limit) if len(found) < limit else []
+    late.sort(key=lambda task: (task.expires_at if task.status is Status.PENDING else task.lease_until) or 0)
+    return (found + late)[:limit]
+
+
+def _running_of(owner: str) -> Select[Any]:
+    return select(TASKS).where(c.status == RUNNING, c.lease_owner == owner)
+
+
+def _read(tx: Tx, queries: Sequence[Select[Any]], limit: int) -> list[Task]:
+    return [to_task(row) for query in queries for row in tx.connection.execute(query.limit(limit))]
 
 
 # ---- recoding ----
