@@ -21,7 +21,7 @@ from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
 from aiotaskq.backends.redis.flow_reads import RedisGateReads, RedisGroupReads
 from aiotaskq.backends.redis.notifier import RedisNotifier
-from aiotaskq.backends.redis.reads import READ, Newest, read_heads, read_held
+from aiotaskq.backends.redis.reads import GROWTH, READ, Newest, read_heads, read_held
 from aiotaskq.backends.redis.rows import (
     NO_CLAIM,
     changed_words,
@@ -49,7 +49,6 @@ from aiotaskq.errors import DatabaseUnavailable, ValidationError
 
 _GLOB = re.compile(r"[\\*?\[\]^]")  # characters with a meaning in a pattern of HSCAN
 MOST_GATED = 50_000  # tasks in a push with gates: one script writes them, and the server runs nothing else meanwhile
-GROWTH = 4  # how many times as many rows are read where too few of those that were read match
 LANES = 100  # of which pending rows are counted by type
 
 

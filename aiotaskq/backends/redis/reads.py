@@ -33,7 +33,7 @@ from aiotaskq.log import log
 FEW = 5_000  # running rows that are sorted here
 READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
 LATER = 1_000  # tasks that are released at a time: those that were not due
-GROWTH = 4  # how many times as many tasks are read where those that were read did not do
+GROWTH = 4  # how many times as many rows are read where those that were read did not do
 
 _OF_GATES = ("gates", "holders", "counted", "waiting", "later", "paused")
 """What ``lua/gates_read.lua`` reads, all in one step."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -69,8 +68,11 @@ class Notifications(HintChannel, Notifier):
         gap.sent(clock())
 
     async def send(self, kind: str, names: Sequence[str]) -> None:
-        texts = list(messages(self._sender, kind, names))
-        await self._database.write(partial(_notify, texts), autocommit=True)
+        def body(connection: Connection) -> None:
+            for each in messages(self._sender, kind, names):
+                run(connection, _NOTIFY, {"channel": CHANNEL, "message": each})
+
+        await self._database.write(body, autocommit=True)
 
     def along(self, kind: str, count: int) -> tuple[str, str] | None:
         self.bind()
@@ -93,11 +95,6 @@ class Notifications(HintChannel, Notifier):
             await _until_lost(connection, gone)
         finally:
             connection.terminate()  # without waiting for a peer that may be dead
-
-
-def _notify(texts: Sequence[str], connection: Connection) -> None:
-    for each in texts:
-        run(connection, _NOTIFY, {"channel": CHANNEL, "message": each})
 
 
 async def _until_lost(connection: Any, gone: asyncio.Event) -> None:

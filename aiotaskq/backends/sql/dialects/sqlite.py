@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -225,11 +225,17 @@ class SqliteDialect(Dialect):
 
         Many only in a transaction of our own: in another's, a savepoint may begin, and its end commit, one.
         """
-        if len(changes) > 1 and not is_store_writer(connection):
+        many = len(changes) > 1
+        if many and not is_store_writer(connection):
             return None
-        written = (_write_guarded(connection, group) for group in groups(changes))
-        held = _all_or_none(connection, len(changes), written)
-        return [held] * len(changes) if held or len(changes) == 1 else None
+        if many:
+            command(connection, "SAVEPOINT aiotaskq_write")
+        held = sum(_write_guarded(connection, group) for group in groups(changes)) == len(changes)
+        if many:
+            if not held:
+                command(connection, "ROLLBACK TO aiotaskq_write")
+            command(connection, "RELEASE aiotaskq_write")
+        return [held] * len(changes) if held or not many else None
 
     def clock_set(self, connection: Connection, anchor: int, back: int, now: int) -> bool:
         connection.exec_driver_sql(_CLOCK_TABLE)
@@ -250,18 +256,6 @@ class SqliteDialect(Dialect):
         # The driver raises for text that is not UTF-8; a blob it returns.
         value = "CASE typeof({0}) WHEN 'text' THEN CAST({0} AS BLOB) ELSE {0} END"
         return key, value, str(connection.execute(text("PRAGMA encoding")).scalar())
-
-
-def _all_or_none(connection: Connection, wanted: int, written: Iterator[int]) -> bool:
-    """Return whether ``written``, which executes statements, and yields their row counts, makes so many; else undo."""
-    if wanted > 1:
-        command(connection, "SAVEPOINT aiotaskq_write")
-    held = sum(written) == wanted
-    if wanted > 1:
-        if not held:
-            command(connection, "ROLLBACK TO aiotaskq_write")
-        command(connection, "RELEASE aiotaskq_write")
-    return held
 
 
 def _write_guarded(connection: Connection, group: Group) -> int:
