@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import string
 from collections.abc import Mapping
 from datetime import tzinfo
@@ -84,6 +85,14 @@ def _chinese() -> dict[str, str]:
     return {english: chinese for (_, english), chinese in parse(CATALOGUE.read_text(encoding="utf-8")).items()}
 
 
+_RATES = (
+    (1, marked("{rate} per second, burst {burst}")),
+    (60, marked("{rate} per minute, burst {burst}")),
+    (3_600, marked("{rate} per hour, burst {burst}")),
+    (86_400, marked("{rate} per day, burst {burst}")),
+)
+
+
 def language_of(chosen: str, accepted: str) -> str:
     """Return the language of a page: the one that was chosen, else the first known one of ``Accept-Language``."""
     if chosen in LANGUAGES:
@@ -147,6 +156,21 @@ class Words:
     def number(self, number: Any, places: int = 2) -> str:
         """Return a number with groups of three digits, and at most so many decimal places."""
         return f"{number:,}" if _is_int(number) else f"{number:,.{places}f}".rstrip("0").rstrip(".")
+
+    def rate(self, tokens: float, burst: int) -> str:
+        """Return a rate, given per second, and its burst, in the unit that suits it: 1 per hour, 100 per minute.
+
+        A limit has whole microseconds for each token, so that 3 per second is given as 2.99999.
+        """
+        rates = [(tokens * seconds, text) for seconds, text in _RATES]
+        whole = (
+            (round(number), text)
+            for number, text in rates
+            if number < 10_000 and math.isclose(number, round(number), rel_tol=1e-5)
+        )
+        large = ((number, text) for number, text in rates if number >= 1)
+        found, sentence = next(whole, None) or next(large, rates[-1])
+        return self(sentence, rate=self.number(found, 4), burst=burst)
 
     def time(self, instant: int | None) -> str:
         """Return date and time of day in the page's time zone; "" for None, and for a year that no calendar has."""

@@ -137,6 +137,21 @@ def test_durations_have_two_units(seconds: float | None, english: str, text: str
     assert (Words("en", "UTC").duration(seconds), Words("zh", "UTC").duration(seconds)) == (english, text)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (1 / 3_600, "1 per hour, burst 2"),
+        (100 / 60, "100 per minute, burst 2"),
+        (2.999991, "3 per second, burst 2"),
+        (20_000, "20,000 per second, burst 2"),
+        (1.23456, "1.2346 per second, burst 2"),
+        (1 / 86_400 / 7, "0.1429 per day, burst 2"),
+    ],
+)
+def test_a_rate_is_in_the_unit_that_suits_it(tokens: float, text: str) -> None:
+    assert Words("en").rate(tokens, 2) == text
+
+
 def test_what_lasts_is_said_in_whole_minutes() -> None:
     english, chinese = Words("en", "UTC"), Words("zh", "UTC")
     assert [english.lasting(each) for each in (-1, 59, 60, 119.9, 7_325)] == [
