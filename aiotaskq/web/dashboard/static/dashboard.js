@@ -62,6 +62,7 @@ function makeCopies(root) {
 
 const shown = new Map(); // the markup of each part, as it came
 const held = new Map(); // that of parts that changed while somebody was typing in them
+const SCROLLS = ".scroll, .tabs, pre";
 const TYPED = "input:not([type=checkbox], [type=hidden]), select, textarea";
 
 function swap(id, markup) {
@@ -74,14 +75,14 @@ function swap(id, markup) {
   const open = [...element.querySelectorAll("details")].map((each) => each.open);
   const typed = typedIn(element);
   const current = aboutOf(element.querySelector("tr.current"));
-  const scrolled = [...element.querySelectorAll(".scroll, pre")].map((each) => [each.scrollLeft, each.scrollTop]);
+  const scrolled = [...element.querySelectorAll(SCROLLS)].map((each) => [each.scrollLeft, each.scrollTop]);
   element.innerHTML = markup;
   shown.set(id, markup);
   element.querySelectorAll("details").forEach((each, index) => { if (open[index] !== undefined) each.open = open[index]; });
   for (const each of element.querySelectorAll(TYPED)) each.value = typed.get(nameOf(each)) ?? each.value;
   if (current) rowAbout(current, element)?.classList.add("current");
   showChosen();
-  element.querySelectorAll(".scroll, pre").forEach((each, index) => {
+  element.querySelectorAll(SCROLLS).forEach((each, index) => {
     if (scrolled[index]) [each.scrollLeft, each.scrollTop] = scrolled[index];
   });
   refreshTimes(element);
@@ -308,7 +309,9 @@ document.addEventListener("keydown", (event) => {
 });
 
 for (const each of document.querySelectorAll(".keys")) each.hidden = false;
-document.querySelector(".menu [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // a narrow menu scrolls
+for (const each of document.querySelectorAll(":is(.menu, .tabs) [aria-current]")) { // they scroll where the screen is narrow
+  each.scrollIntoView({ block: "nearest", inline: "center" });
+}
 refreshTimes(document);
 makeCopies(document);
 setInterval(() => { if (!document.hidden) refreshTimes(document); }, 1000);

@@ -105,6 +105,14 @@ async def test_the_current_page_is_in_view_in_the_menu(browser: Browser, home: s
             box = await (await seen.open(name)).locator(".menu [aria-current]").bounding_box()
             assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= NARROW, name
             assert await seen.page.evaluate("scrollY") == 0
+        box = await (await seen.open("tasks?status=expired")).locator(".tabs [aria-current]").bounding_box()
+        assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= NARROW
+
+
+async def test_bulk_actions_are_there_where_a_task_is(browser: Browser, tq: TaskQ) -> None:
+    async with filled(tq), served(tq) as home, visitor(browser, home) as seen:
+        await expect((await seen.open("tasks")).locator("#many")).to_be_visible()
+        await expect((await seen.open("tasks?type=nothing")).locator("#many")).to_be_hidden()
 
 
 async def test_no_text_of_a_task_or_a_schedule_makes_a_page_wider_than_the_screen(browser: Browser, tq: TaskQ) -> None:
