@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import claim as sql_claim
-from aiotaskq.backends.sql import claim_statements, migrations, workers
+from aiotaskq.backends.sql import claim_statements, migrations
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.claim import Claim
@@ -174,7 +174,7 @@ async def test_no_statement_is_compiled(engine: sa.Engine, pooler: str) -> None:
         "request_cancel": lambda c: sql_tasks.request_cancel(tx_on(c), [name for name, _ in held]),
         "next_run_at": lambda c: sql_claim.next_run_at(tx_on(c), NOW, ["mail"]),
         "stats": lambda c: sql_claim.stats(tx_on(c), NOW),
-        "overdue": lambda c: workers.overdue(tx_on(c), NOW, 100),
+        "overdue": lambda c: sql_tasks.overdue(tx_on(c), NOW, 100),
         "find": lambda c: sql_tasks.find(tx_on(c), TaskFilter(), 50),
         "active": lambda c: sql_tasks.active(tx_on(c), ["s"]),
         "purge": lambda c: sql_tasks.purge(tx_on(c), TaskFilter(), 500),
@@ -350,7 +350,7 @@ def test_overdue_rows_are_found_among_many_live_ones(engine: sa.Engine) -> None:
     fill(engine, 1, "dead-left-", status="pending", expires_at=NOW - 9, lease_owner="w1")
     fill(engine, 1, "dead-until-", status="pending", expires_at=NOW - 8, lease_until=NOW)
     try:
-        late, found = cost(engine, lambda c: register(c, "w1", "w2") or workers.overdue(tx_on(c), NOW, 500))
+        late, found = cost(engine, lambda c: register(c, "w1", "w2") or sql_tasks.overdue(tx_on(c), NOW, 500))
     finally:
         remove(engine, "held-%")
         remove(engine, "dead-%")
