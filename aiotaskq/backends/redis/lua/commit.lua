@@ -1,5 +1,5 @@
 -- ARGV: hint, the words of a claim (see claim_rows.lua; its limit may be 0), what a transaction writes but for rows
--- (packed, see transaction.py), ids and states of rows whose place changes, and packed lists of changes and of new rows,
+-- (packed, see transaction.py), ids and states of rows whose place changes, and packed lists of changes and new rows,
 -- first those that count for the bound of a push.
 -- Everything is written, or nothing. Returns 1 and the claimed rows. If something has changed since it was read: 0, and
 -- its key and field.
