@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def run_steps(what: str) -> tuple[TaskContext, RunSteps]:
-    """Return the context of the running task, and its steps. Raises NotFound, NotSupported and ValidationError."""
+    """Return the context of the running task, and its steps. Raises NotFound and ValidationError."""
     context = context_for(what)
     scope = inside.get()
     if scope is not None and not scope.over and scope.task_id == context.task.task_id:
@@ -114,7 +114,7 @@ async def sleep_for(
     The task is pending meanwhile, and holds no slot; that costs no retry. Then the handler runs again from its
     beginning, with its steps. A sleep of a minute or less keeps the slot, as ``asyncio.sleep``.
 
-    It leaves the handler by an exception that is no ``Exception``. Raises ValidationError, NotFound, NotSupported.
+    It leaves the handler by an exception that is no ``Exception``. Raises ValidationError and NotFound.
     """
     _, steps = run_steps("sleep_for")
     _check_name(name, "sleep_for('pause', 5)")
@@ -139,7 +139,7 @@ async def wait_event(key: str, timeout: float | timedelta | None = None) -> Any:
     is stored: a later run gets the same. ``timeout`` in seconds, counted from the first run that waits; None waits for
     ever.
 
-    Raises EventTimeout if it has not come by then, ValidationError, NotFound and NotSupported.
+    Raises EventTimeout if it has not come by then, ValidationError and NotFound.
     """
     _, steps = run_steps("wait_event")
     return await steps.wait_event(key, timeout)

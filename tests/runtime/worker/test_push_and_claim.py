@@ -311,8 +311,7 @@ async def test_a_push_writes_the_outcomes_that_came_during_the_push_before_it(tm
     async def work() -> None: ...
 
     async with tq.running(concurrency=2, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)
+        await eventually(lambda: any(taker.wants for taker in tq.queue.takers))
         counted = Counted(tq.queue.backend, "push", "push_and_claim", "exchange")
         handles = [await work.push() for _ in range(20)]
         for handle in handles:
@@ -338,8 +337,7 @@ async def test_an_outcome_that_cannot_be_written_fails_no_push(tmp_path: Path) -
         return 1
 
     async with tq.running(concurrency=2, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)
+        await eventually(lambda: any(taker.wants for taker in tq.queue.takers))
         handles = [await work.push() for _ in range(20)]
         assert [await handle.result(within(30)) for handle in handles] == [1] * 20
     assert refused
@@ -362,8 +360,7 @@ async def test_an_outcome_that_a_push_could_not_write_is_left_to_a_round(tmp_pat
     async def work() -> None: ...
 
     async with tq.running(concurrency=1, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)
+        await eventually(lambda: any(taker.wants for taker in tq.queue.takers))
         handle = await work.push()
         for _ in range(20):
             await tq.push("work", {}, delay=3600)
@@ -373,7 +370,7 @@ async def test_an_outcome_that_a_push_could_not_write_is_left_to_a_round(tmp_pat
 
 async def test_what_a_push_has_written_is_told_after_its_caller_was_cancelled(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
-    real, begun, go = tq.queue.backend.push_and_claim, 0, asyncio.Event()
+    real, begun, go, ends = tq.queue.backend.push_and_claim, 0, asyncio.Event(), asyncio.Event()
     calls: list[tuple[str, str]] = []
     tq.on("failed", lambda event: calls.append((event.name, event.task.type)))
 
@@ -386,27 +383,27 @@ async def test_what_a_push_has_written_is_told_after_its_caller_was_cancelled(tm
 
     @tq.task(max_retries=0)
     async def fail() -> None:
-        await asyncio.sleep(0.1)
+        await ends.wait()
         raise ValueError("on purpose")
 
     @tq.task
     async def work() -> None: ...
 
     async with tq.running(concurrency=4, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)
+        await eventually(lambda: any(taker.wants for taker in tq.queue.takers))
         failing = await fail.push()
         await until_counts(tq, running=1)
         tq.queue.backend.push_and_claim = slowly  # type: ignore[method-assign]
         (taker,) = tq.queue.takers
         tasks = [new_task("work", {}, now=tq.queue.clock.now()) for _ in range(2)]
         pushes = [asyncio.create_task(taker.push(tasks[:1]))]
-        await eventually(lambda: begun == 1 and not tq.worker.tasks)  # type: ignore[union-attr]
+        await eventually(lambda: begun == 1)
+        ends.set()
+        await eventually(lambda: not tq.worker.tasks)  # type: ignore[union-attr]
         pushes.append(asyncio.create_task(taker.push(tasks[1:])))  # with the outcome
         await eventually(lambda: begun == 2)
         pushes[1].cancel()
         await asyncio.wait(pushes[1:])
-        await asyncio.sleep(0.1)
         go.set()
         await until_counts(tq, completed=2, failed=1)
         assert await failing.status() is Status.FAILED
