@@ -117,7 +117,7 @@ def __getattr__(name: str) -> typing.Any:
 
 
 def _hint(name: str) -> str:
-    """Return where a name is, or what says the same here as that of another library."""
+    """Return which module has a name, or what replaces a name of another library; an empty text for neither."""
     for home in ("aiotaskq.types", "aiotaskq.errors", "aiotaskq.codecs"):
         if name[0].isupper() and name in importlib.import_module(home).__all__:
             return f"it is in {home}"

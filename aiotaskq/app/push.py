@@ -141,7 +141,10 @@ def _take_debounce(type: str, params: Any, options: dict[str, Any], if_ended: st
 
 
 def debounce_of(options: Mapping[str, Any]) -> Debounce | None:
-    """Return how a call is debounced, None if it is not. Raises ValidationError, also for throttle or key beside it."""
+    """Return how a call is debounced, None if it is not.
+
+    Raises ValidationError, also for a throttle beside it, and for a key without either.
+    """
     delay, max_wait, merge = options.get("debounce"), options.get("max_wait"), options.get("merge", "last")
     if delay is None:
         for name in ("max_wait", "merge"):

@@ -156,7 +156,7 @@ def _response_of(response: Response) -> web.Response:
 
 
 class _State(dict[str, Any]):
-    """What Starlette's request keeps, of which only the login is set: for ``allow`` and ``actor``."""
+    """The state of Starlette's request: the login, all that is set in it, goes to ``request[USER]``."""
 
     def __init__(self, request: web.Request) -> None:
         self._request = request

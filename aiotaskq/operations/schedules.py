@@ -297,8 +297,9 @@ async def preview(access: Access, given: Previewed) -> PlannedTimes:
     zone = given.timezone or stored or access.tq.timezone or local_timezone()
     options = _options(given, zone)
     begin, _, _ = options.pop("after", None), options.pop("count"), options.pop("schedule", None)
-    if found is None or options.keys() & {"cron", "interval", "at"}:
-        options |= timing_of(*(options.pop(name, None) for name in ("cron", "interval", "at")))
+    timing = {name: options.pop(name) for name in ("cron", "interval", "at") if name in options}
+    if found is None or timing:
+        options |= timing_of(**timing)
     if found is None:
         after = SystemClock().now() if begin is None else instant("after", begin)
         schedule = new_schedule("preview", "preview", **options | {"timezone": zone}, now=after)

@@ -293,8 +293,8 @@ class Operations(dict[str, Operation]):
     def many(self, verb: str) -> Callable[[R], R]:
         """Register a function that does an operation to all things that match, and returns how many were changed.
 
-        Its parameters are filters, of which at least one is to be set, if there are any, and ``dry_run``: then it only
-        returns how many match. It tells the progress of its access meanwhile. The docstring is that of the parameters.
+        The parameters of the function are filters, of which at least one has to be set where there are any, and
+        ``dry_run``, with which it only returns how many match. Else it calls ``access.progress`` meanwhile.
         """
 
         def register(function: R) -> R:

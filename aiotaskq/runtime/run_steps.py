@@ -67,7 +67,7 @@ class RunSteps:
     """
 
     def __init__(self, task: Task, verbs: StepVerbs, version: int = 1) -> None:
-        _ = verbs.store  # it takes note that there are steps
+        _ = verbs.store  # reading it marks the store as one with steps, so that the sweep looks there
         self._task, self._verbs, self._clock = task, verbs, verbs.clock
         self.version = version
         """That of the handler."""

@@ -68,7 +68,7 @@ def entry_of(endpoint: Endpoint, describe: Describe, also: Collection[int] = ())
 
 
 def document(endpoints: Sequence[Endpoint], version: str, *, token: bool = False) -> dict[str, Any]:
-    """Return a whole OpenAPI 3.1 document, whose paths are seen from it.
+    """Return a whole OpenAPI 3.1 document; its paths are relative to its own address.
 
     Its names begin with ``aiotaskq``, so that a host application can merge it into its own.
     """

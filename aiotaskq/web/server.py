@@ -121,7 +121,8 @@ async def serve_until(
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
     )
     server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # its caller's
+    # The caller handles signals.
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     stopping = asyncio.create_task(stop.wait(), name="aiotaskq-web-stop")
     stopping.add_done_callback(lambda _stopping: setattr(server, "should_exit", True))
     try:

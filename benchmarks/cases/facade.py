@@ -99,12 +99,15 @@ def push_with_lines(run: Run) -> Sample:
     from loguru import logger
 
     sink, rates, seconds = logger.add(lambda _line: None, level="DEBUG"), {}, 0.0
-    for name, level in (("off", "INFO"), ("on", "DEBUG")):
-        aiotaskq.log.output(level, to="loguru")
-        sample = from_threads(run, 1, push_aiotaskq())
-        rates[name] = sample.values["rate"]
-        seconds += sample.seconds
-    logger.remove(sink)
+    try:
+        for name, level in (("off", "INFO"), ("on", "DEBUG")):
+            aiotaskq.log.output(level, to="loguru")
+            sample = from_threads(run, 1, push_aiotaskq())
+            rates[name] = sample.values["rate"]
+            seconds += sample.seconds
+    finally:  # no later case is measured with lines
+        aiotaskq.log.output("INFO", to="loguru")
+        logger.remove(sink)
     return Sample(rates, seconds)
 
 

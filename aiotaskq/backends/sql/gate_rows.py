@@ -106,7 +106,10 @@ def _counting(dialect: Dialect, all_waiting: bool) -> CompoundSelect[Any]:
 
 
 def _held_of(key: ColumnElement[str], _limit: ColumnElement[int]) -> Select[Any]:
-    """Return the query that counts what holds a slot of one gate, if a task waits there: ``Dialect.keeps_entries``."""
+    """Return the query that counts the slots held of one gate at which a task waits; no row for other gates.
+
+    It is for ``Dialect.keeps_entries``.
+    """
     t = TASKS.alias("earliest")
     live = func.coalesce(t.c.status, PENDING).in_([PENDING, RUNNING])
     # From the earliest live task on: before it the index has an entry of each task that has had a slot since the last

@@ -65,8 +65,8 @@ class SqlSideRows(SideRows):
 
     async def expire(self, kind: str, now: int, limit: int) -> int:
         def body(connection: Connection) -> int:
-            deleted = 0
-            for first, last in ((LOCK - 1, LOCK), (LOCK, now)):  # the first ones are nothing that anybody has stored
+            deleted = 0  # of the second range: the rows of the first are locks, which no caller has stored
+            for first, last in ((LOCK - 1, LOCK), (LOCK, now)):
                 # The names stay in the database. MySQL takes a LIMIT only in a derived table.
                 old = (*_of(kind), c.expires_at > first, c.expires_at <= last)
                 late = select(c.name).where(*old).order_by(c.expires_at).limit(limit).subquery()

@@ -96,7 +96,7 @@ class Demo:
         self._reported = ""
         self._run = ""
         self._completed_before: dict[str, int] = {}
-        if options.web:
+        if options.web:  # a missing package is reported before the demo begins
             importlib.import_module("aiotaskq.web.server")
         self._serving = False
 

@@ -184,8 +184,9 @@ async def retry_all(
 ) -> int:
     """Retry ended tasks that match, the newest first, at most ``limit``; return how many are pending now.
 
-    Only tasks that are ``chosen``. ``progress`` is called with how many so far, also where none of many was chosen. A
-    task whose unique key a newer task holds stays as it is. Raises ValidationError for a status that is not retried.
+    Only tasks that are ``chosen``. ``progress`` is called after each page with how many so far, even if nothing on it
+    was chosen. A task whose unique key a newer task holds stays as it is. Raises ValidationError for a status that is
+    not retried.
     """
     if wrong := set(where.status) - RETRYABLE:
         raise ValidationError(f"status: {', '.join(sorted(wrong))} tasks are not retried; use {', '.join(RETRYABLE)}")

@@ -24,8 +24,8 @@ Exchanged = tuple[list[bool], list[Task]]
 Pushed = tuple[list[T], list[bool], list[Task]]
 
 
-class Worker(Protocol):
-    """A worker of this process."""
+class Claimer(Protocol):
+    """A worker of this process, which claims tasks of this store."""
 
     @property
     def queues(self) -> Sequence[str] | None:

@@ -21,7 +21,7 @@ from aiotaskq.errors import DatabaseUnavailable, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.queue.capacity import Capacity, Waiters
-from aiotaskq.runtime.queue.claims import Claims, Taker, Worker, willing
+from aiotaskq.runtime.queue.claims import Claimer, Claims, Taker, willing
 from aiotaskq.runtime.queue.commit_hooks import CommitHooks
 from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.task_log import log_outcome
@@ -98,8 +98,8 @@ class Pushes:
         self.claims = Claims(backend, clock, bounded=bool(self.capacity.maxsize))
         self.takers: list[Taker] = []
         """The workers of this queue, which may claim a task in the transaction that pushes it."""
-        self.local_workers: list[Worker] = []
-        """Those of this process that claim from this store."""
+        self.local_workers: list[Claimer] = []
+        """The workers of this process that claim from this store, of whatever kind it is."""
         self.commit_hooks = CommitHooks(backend, clock, self.hooks)
 
     async def add(self, tasks: Sequence[Task], session: Any = None) -> list[Task]:

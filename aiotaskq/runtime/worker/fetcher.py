@@ -286,24 +286,23 @@ class Fetcher(Poller):
         ended, self._outbox = ([], self._outbox) if self._left_to_round else (self._outbox, [])
         changes: list[Change] = []
 
-        def put_back() -> None:
-            self._outbox[:0] = ended
-            self._left_to_round = self._left_to_round or bool(ended)
+        def end(left: Sequence[tuple[Task, Outcome]]) -> None:
+            """Leave these outcomes to the next round, and free the slots for which the push could claim."""
+            self._outbox[:0] = left
+            self._left_to_round = self._left_to_round or bool(left)
             self._unreserve(room, claim)
 
         def take(held: Sequence[bool], claimed: Sequence[Task]) -> None:
             refused = self._written(ended, changes, held)
-            self._outbox[:0] = refused
-            self._left_to_round = self._left_to_round or bool(refused)
             if self._stopped:
                 self._queue.claims.give_back(claimed)
             else:
                 self._accept(claimed)
-            self._unreserve(room, claim)
+            end(refused)
 
         def end_alone(verb: asyncio.Future[Pushed[R]]) -> None:
             if verb.cancelled() or verb.exception() is not None:
-                put_back()
+                end(ended)
             else:
                 take(*verb.result()[1:])
 
@@ -314,9 +313,9 @@ class Fetcher(Poller):
                 verb(what, wanted, changes), lambda verb: verb.add_done_callback(end_alone, context=self._context)
             )
         except asyncio.CancelledError:
-            raise
+            raise  # the transaction goes on, and `end_alone` takes its answer
         except BaseException as error:
-            put_back()
+            end(ended)
             if not ended or isinstance(error, DatabaseUnavailable) or not isinstance(error, Exception):
                 raise
             return await self._claim_with(verb, what)  # the error of an outcome must not fail the push

@@ -192,7 +192,6 @@ class Quarantine:
     def __init__(self, worker: Host, fetcher: Fetcher) -> None:
         self._worker, self._fetcher = worker, fetcher
         self._backend, self._clock = worker.queue.backend, worker.queue.clock
-        fetcher.admit = self.admit
 
     def admit(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Return the claimed tasks that may be buffered; start the quarantine of the first suspect among them.

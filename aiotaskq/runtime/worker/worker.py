@@ -110,7 +110,7 @@ class Worker(Host):
         )
         self.tally = Tally(backend.history, clock, queue.commit_hooks) if history else None
         self._fetcher = Fetcher(self)
-        Quarantine(self, self._fetcher)
+        self._fetcher.admit = Quarantine(self, self._fetcher).admit
         self.leases = Leases(self, self._fetcher, reap_interval)
         self._stop_listening: Callable[[], None] = lambda: None
         self._notes = NoteWriter(backend.notes, clock, self._begin, queue.hooks, self.tally)
@@ -396,10 +396,10 @@ class Worker(Host):
                 hooks.invoke(callback, after, f"the callback of task {after.task_id}")
 
     def follow_ups(self, after: Task) -> tuple[Task, ...]:
-        told, now = self.queue.told(after), self._clock.now()
+        messages, now = self.queue.told(after), self._clock.now()
         name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
         if not isinstance(name, str):
-            return told
+            return messages
         parent = Parent(after.task_id, after.type, after.result, after.error_message)
         params = {PARENT: parent if isinstance(after, TaskOfObjects) else parent.as_params()}
         handler = self._handlers.get(name)
@@ -411,7 +411,7 @@ class Worker(Host):
                 task = handler.gating.gated(task)
             except ValidationError as error:  # it is pushed without gates: to refuse it would undo the end of its task
                 log.error("the follow-up {} of {} passes no limit: {}", printable(name), named(after), error)
-        return (task, *told)
+        return (task, *messages)
 
     # ---- stopping ----
 

@@ -168,9 +168,8 @@ class Life:
             return  # another page has looked meanwhile
         found = [each for task in (*running, *pushed, *rows.values()) for each in life_of(task)]
         for status, ids in new.items():
-            oldest = (
-                rows.get(ids[SHOWN - 1]) if looks and len(ids) > SHOWN else None
-            )  # None if it was deleted meanwhile
+            # A task that was deleted meanwhile is None, too.
+            oldest = rows.get(ids[SHOWN - 1]) if looks and len(ids) > SHOWN else None
             if oldest is not None and (oldest.completed_at or 0) >= last // SECOND:
                 more, at_least = len(ids) - SHOWN, len(ids) == COUNTED
                 found.append(Happened(name=str(status), at=now, more=more, at_least=at_least))

@@ -242,7 +242,7 @@ def _labelled(table: re.Match[str]) -> str:
     head, end, body = table[0].partition("</thead>")
     cells = _CELL.findall(head)
     titles = ["" if 'class="hidden"' in each else _TAG.sub("", each).strip() for each in cells]
-    # They begin as the style sheet lets those of a head begin.
+    # The style sheet capitalises the titles in the head of a table, except those of the class ``keep``: so here, too.
     titles = [t if " keep" in cell else t[:1].upper() + t[1:] for t, cell in zip(titles, cells, strict=True)]
     first = next((place for place, title in enumerate(titles) if title), 0)
     labels = [f'<td data-label="{title}"' if title and place != first else "<td" for place, title in enumerate(titles)]

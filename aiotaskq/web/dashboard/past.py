@@ -61,7 +61,7 @@ OTHERS = ""
 GO_ON = ("retried", "lost")
 """Kinds of runs whose tasks run again, or are counted as failed, too."""
 USUAL_KEPT, USUAL_READ, MOST_USUAL = 300.0, 5, 1_000
-"""Seconds for which it is kept what is usual for a type, how many types are read at a time, and of how many it is."""
+"""Seconds for which the usual run time of a type is kept; types that are read by one call; types that are kept."""
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -216,7 +216,7 @@ class Past:
     async def usual(self, types: Iterable[str]) -> dict[str, float | None]:
         """Return the seconds that 99 of 100 completed runs of each type took in the last day; None for too few runs.
 
-        Only ``USUAL_READ`` types are read anew; of those for which nothing is kept, either, it is said the next time.
+        At most ``USUAL_READ`` types that are not kept are read; further ones are left out, and read by later calls.
         """
 
         async def read(type: str) -> float | None:
@@ -227,9 +227,12 @@ class Past:
             found = percentile(added_histograms([each.runs for each in periods]), 99)
             return None if found is None else found / SECOND
 
-        known = [type for type in types if self._usual.has(type, USUAL_KEPT)]
-        new = [type for type in types if type not in known][:USUAL_READ]
-        return {type: await self._usual.get(type, USUAL_KEPT, functools.partial(read, type)) for type in (*known, *new)}
+        known: list[str] = []
+        new: list[str] = []
+        for type in types:
+            (known if self._usual.has(type, USUAL_KEPT) else new).append(type)
+        wanted = (*known, *new[:USUAL_READ])
+        return {type: await self._usual.get(type, USUAL_KEPT, functools.partial(read, type)) for type in wanted}
 
     async def _read(self, span: Span, *, queue: str | None = None, type: str | None = None) -> tuple[int, list[Period]]:
         """Return now and the periods of a span, and of the one before it where that is drawn."""

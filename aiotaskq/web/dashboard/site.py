@@ -125,7 +125,7 @@ UPDATE = "live"
 READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store cancels it
 PAGE_TIMEOUT = 5.0  # seconds of a whole page
 MAX_SENT = MAX_BODY - 16 * 1024
-"""Bytes of a form that is shown again behind a login, whose own fields are sent with it."""
+"""Bytes up to which the login page carries a form along; the fields of the login need the rest of ``MAX_BODY``."""
 HEADINGS = {
     403: marked("Not allowed"),
     404: marked("Not found"),
@@ -204,8 +204,7 @@ class Dashboard:
                 # Noted where each process sees it, so that a copy of the cookie is no login either.
                 await self._tq.values.set_public(session.logout_key(key), True, session.seconds_left(key, view.now))
                 return redirect("./", _cookie(request, session.SESSION, "", 0))
-        if not await self._may(request, VIEW):
-            raise ProblemError(403, "NotAllowed", marked("you may not see this page"))
+        await self._check_may_view(request)
         if changes:
             return await self._change(view)
         if view.path == UPDATE:
@@ -291,6 +290,11 @@ class Dashboard:
             return True
         answer = self._allow(original(request), action)
         return bool(await answer if inspect.isawaitable(answer) else answer)
+
+    async def _check_may_view(self, request: Request) -> None:
+        """Raise ProblemError for a visitor that may not see the pages."""
+        if not await self._may(request, VIEW):
+            raise ProblemError(403, "NotAllowed", marked("you may not see this page"))
 
     async def _form(self, request: Request) -> dict[str, list[str]]:
         if request.method != "POST" or not is_same_origin(request.headers, self._policy.origins):
@@ -392,8 +396,7 @@ class Dashboard:
         if path not in actions:
             return redirect(_own_page(view), cookie)
         view.request.state.aiotaskq_user = user
-        if not await self._may(view.request, VIEW):
-            raise ProblemError(403, "NotAllowed", marked("you may not see this page"))
+        await self._check_may_view(view.request)
         form = _fields((view.text("sent") or "").encode())
         request = Request({**view.request.scope, "path_params": {"name": path}})
         shown = await self._change(replace(view, request=request, key=key, form=form, ours=False))

@@ -75,7 +75,7 @@ class View:
     form: Mapping[str, list[str]] = field(default_factory=dict)
     """The fields of a change."""
     ours: bool = False
-    """Whether they are of a form that was made for this session: else nothing is changed."""
+    """Whether the form was made for this session; a form of another session changes nothing."""
     query: Mapping[str, str] = field(default_factory=dict)
     """The query parameters that the page takes."""
     show_args: bool = False

@@ -262,7 +262,7 @@ class Dialect(ABC):
         return run(connection, statement, {name: json_text(list(among)), **values})
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
-        """Return the rows of a query for each key with its limit; of queries with an order perhaps more."""
+        """Return the rows of a query for each key with its limit; with an ``order`` perhaps more of a key."""
         statement = for_one_key(query)
         return [
             row

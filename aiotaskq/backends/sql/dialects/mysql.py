@@ -66,7 +66,7 @@ def _insert(table: str, names: tuple[str, ...], conflict: str) -> TextClause:
 
 @functools.cache
 def _of_gates(query: PerKey, order: Order) -> Select[Any]:
-    """Return a query of the tasks at one gate for all of the ``keys``, with one limit; gate by gate."""
+    """Return the query for all of the ``keys`` in one statement: the rows gate by gate, with one limit for all."""
     at, keys = TASKS.c.live_gate, bindparam("keys", type_=String, expanding=True)
     every = query(at, bindparam("limit_")).where(at.in_(keys)).order_by(None).order_by(at, *order)
     return DIALECT.by_gate(every)

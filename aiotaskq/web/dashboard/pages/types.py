@@ -63,11 +63,10 @@ async def types(view: View) -> dict[str, Any]:
 
 
 async def _waiting(view: View) -> tuple[dict[str, int], Collection[str], int | None]:
-    """Return how many tasks wait of each type that is registered here, known to workers, or waited for.
+    """Return the number of waiting tasks by type: of types registered here, known to workers, or of waiting tasks.
 
-    Also the types that no worker knows, and among how many tasks that are due, and as many others, waiting ones were
-    counted; None if these were all. Those that wait at limits or for other tasks are counted among the newest pending
-    ones.
+    Then the types that no worker knows. Then the limit up to which due tasks, and as many others, were counted; None if
+    all were. Tasks that wait at limits or for other tasks are counted among the newest pending ones.
     """
     backend = view.tq.queue.backend
     counted = await backend.pending_types(view.now, PENDING_LOOKED_AT)

@@ -193,7 +193,7 @@ const live = document.getElementById("live-switch");
 const known = new Map(); // the digest of each part that this page has
 const LATE = 10; // seconds after which what is shown counts as old
 const RETRY = 5; // seconds after which a request that has failed is repeated
-const TIMEOUT = 6; // seconds in which an answer has to come: a page takes at most 5, and a tab asks each 3 or so
+const TIMEOUT = 6; // seconds in which an answer has to come; a page takes at most 5
 
 let asking = null; // the request under way
 let timer = 0;
