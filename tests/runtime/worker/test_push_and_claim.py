@@ -311,7 +311,8 @@ async def test_a_push_writes_the_outcomes_that_came_during_the_push_before_it(tm
     async def work() -> None: ...
 
     async with tq.running(concurrency=2, scheduler=False):
-        await eventually(lambda: any(taker.wants for taker in tq.queue.takers))
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)  # its first rounds, which find nothing
         counted = Counted(tq.queue.backend, "push", "push_and_claim", "exchange")
         handles = [await work.push() for _ in range(20)]
         for handle in handles:
@@ -337,7 +338,8 @@ async def test_an_outcome_that_cannot_be_written_fails_no_push(tmp_path: Path) -
         return 1
 
     async with tq.running(concurrency=2, scheduler=False):
-        await eventually(lambda: any(taker.wants for taker in tq.queue.takers))
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)  # its first rounds, which find nothing
         handles = [await work.push() for _ in range(20)]
         assert [await handle.result(within(30)) for handle in handles] == [1] * 20
     assert refused
@@ -360,7 +362,8 @@ async def test_an_outcome_that_a_push_could_not_write_is_left_to_a_round(tmp_pat
     async def work() -> None: ...
 
     async with tq.running(concurrency=1, scheduler=False):
-        await eventually(lambda: any(taker.wants for taker in tq.queue.takers))
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)  # its first rounds, which find nothing
         handle = await work.push()
         for _ in range(20):
             await tq.push("work", {}, delay=3600)
