@@ -302,8 +302,7 @@ class Dashboard:
         if media_type_of(request) != "application/x-www-form-urlencoded":
             raise ProblemError(415, "UnsupportedMediaType", marked("content-type: a form of these pages is needed"))
         large, late = marked("body: the form is too large"), marked("body: the form did not arrive in time")
-        body = await read_body(request, MAX_BODY, large, late)
-        return _fields(body)
+        return _fields(await read_body(request, MAX_BODY, large, late))
 
     async def _change(self, view: View) -> Response:
         action = actions.get(view.path)

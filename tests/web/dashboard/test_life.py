@@ -65,12 +65,11 @@ async def test_a_look_lists_few_and_counts_more(stored: Any, monkeypatch: pytest
     monkeypatch.setattr(life_module, "COUNTED", 5)
     async with TaskQ(stored.url) as tq:
         life, backend = Life(tq), stored.backend
-        # What ended in one second is in the order of its ids, of which those of one millisecond have none.
-        ids = (f"task-{number:02}" for number in itertools.count())
+        # Tasks that ended in one second have no order, so each has a second of its own.
+        seconds = itertools.count(tq.queue.clock.now() // SECOND)
 
         async def complete(count: int) -> None:
-            fields = {"status": Status.COMPLETED, "completed_at": tq.queue.clock.now() // SECOND}
-            await backend.push([new(task_id=next(ids), **fields) for _ in range(count)])
+            await backend.push([new(status=Status.COMPLETED, completed_at=next(seconds)) for _ in range(count)])
 
         async def more() -> list[tuple[int, bool]]:
             before = {each.at for each in life.latest if each.more}
