@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, with_defaults
 from aiotaskq.core.edit import MERGES, Debounce, call_key, check_joinable, throttle_key
-from aiotaskq.core.errors import MAX_NAME, check_key, check_params, check_seconds, guess, instant, kind_name
+from aiotaskq.core.errors import MAX_NAME, check_key, check_seconds, guess, instant, kind_name
 from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.limits import KINDS, Gating, specs_of
@@ -202,7 +202,7 @@ def named_call(
         raise unknown_options("push", "push option", wrong, PushOptions.__annotations__)
     if handler is not None and handler.pushed:
         options = with_defaults(cast(PushOptions, handler.pushed), options)
-    return TaskCall(type, fitted(handler, check_params(params)), options)
+    return TaskCall(type, fitted(handler, {} if params is None else params), options)
 
 
 def as_call(

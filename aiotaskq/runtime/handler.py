@@ -71,6 +71,8 @@ class Handler(msgspec.Struct, frozen=True):
     """The names of its parameters; None if it takes any (``**kwargs``)."""
     required: frozenset[str] = frozenset()
     """The names of the parameters without a default, less those that a decorator around the function fills."""
+    shape: type[msgspec.Struct] = msgspec.Struct
+    """What msgspec converts params to that have these names, and values of these plain JSON types."""
     conversions: Mapping[str, Conversion | None] = {}
     """By name of a parameter; plain JSON types have none, or None where ``others`` is set."""
     others: Conversion | None = None
@@ -211,6 +213,8 @@ def make_handler(
     items = "" if batch is None else _items(function, declared)
     conversions, others, check = ({}, None, None) if objects else _conversions(function, items, declared)
     injected, typed = _injected(function, declared), bool(conversions) or others is not None
+    accepted = None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters)
+    required = _required(function, declared)
     checked = {field: RUN_OPTIONS[field](value) for field, value in defaults.items()}
     known = check_key("name", _default_name(function) if name is None else name, MAX_NAME)
     if known == "<lambda>":
@@ -226,8 +230,9 @@ def make_handler(
         timeout=None if timeout is None else check_seconds("timeout", timeout, zero=False),
         expires=None if expires is None else check_seconds("expires", expires, zero=False),
         injected=injected,
-        accepted=None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters),
-        required=_required(function, declared),
+        accepted=accepted,
+        required=required,
+        shape=_shape(accepted, required, check),
         conversions=conversions,
         others=others,
         checked=check,
@@ -404,6 +409,14 @@ def _conversions(
     if others is None:
         named = {name: conversion for name, conversion in named.items() if conversion is not None}
     return named, others, check_of_all(plain)
+
+
+def _shape(accepted: frozenset[str] | None, required: frozenset[str], check: PlainCheck | None) -> type[msgspec.Struct]:
+    plain = {} if check is None else {each.name: each.type for each in msgspec.structs.fields(check.annotation)}
+    names = plain.keys() | required | (accepted or frozenset())
+    fields = [(name, plain.get(name, Any), *(() if name in required else (None,))) for name in sorted(names)]
+    closed = accepted is not None
+    return msgspec.defstruct("Params", fields, kw_only=True, gc=False, forbid_unknown_fields=closed)
 
 
 def result_conversion(

@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import msgspec
+
 from aiotaskq.core.errors import guess
 from aiotaskq.core.parent import PARENT
 from aiotaskq.errors import UnknownHandler, ValidationError
@@ -45,13 +47,15 @@ def fitted(handler: Handler | None, params: Any) -> Any:
     """
     if handler is None or not isinstance(params, dict):
         return params
-    accepted, required = handler.accepted, handler.required
-    if required.issubset(params) and (accepted is None or accepted.issuperset(params)):
+    try:
+        msgspec.convert(params, handler.shape)
+    except msgspec.ValidationError:
+        check_names(handler, params)
+        if lacking := sorted(handler.required - params.keys()):
+            names, given = ", ".join(map(repr, lacking)), ", ".join(f"{name!r}: …" for name in lacking)
+            raise ValidationError(f"params: {handler.name}() needs {names}; give params={{{given}}}") from None
         return handler.stored(params)
-    check_names(handler, params)
-    lacking = sorted(required - params.keys())
-    names, given = ", ".join(map(repr, lacking)), ", ".join(f"{name!r}: …" for name in lacking)
-    raise ValidationError(f"params: {handler.name}() needs {names}; give params={{{given}}}")
+    return handler.stored(params) if handler.typed else params
 
 
 def check_names(handler: Handler, params: Mapping[str, Any]) -> None:

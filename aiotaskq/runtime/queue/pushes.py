@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from operator import is_not
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from aiotaskq.backends.change import Change
@@ -117,7 +118,7 @@ class Pushes:
                 stored = []
                 committed = None if session is None else self.commit_hooks.at_commit(tasks, stored)
                 stored += await self.capacity.push(tasks, session, committed)
-            if len(tasks) != 1 or stored[0] is not tasks[0]:
+            if any(map(is_not, stored, tasks)):
                 await self._free_expired_keys(tasks, stored, session)
             if session is None and (self.hooks.wanted or gate.open):
                 self.commit_hooks.pushed(tasks, stored)
