@@ -150,7 +150,7 @@ def claimed(rows: Sequence[Sequence[Any]], run: Task) -> list[Task]:
     ) in rows:
         # fmt: on
         decoded, problem = read_object("params", params)
-        more, unread = read_object("extra", extra)
+        more, unread = ({}, None) if extra is None else read_object("extra", extra)
         if flow not in runs:
             found, unknown = read_flow(flow)
             # It has passed all of its gates.
