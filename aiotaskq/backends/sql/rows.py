@@ -150,14 +150,13 @@ def claimed(rows: Sequence[Sequence[Any]], run: Task) -> list[Task]:
     ) in rows:
         # fmt: on
         decoded, problem = read_object("params", params)
-        more, unread = ({}, None) if extra is None else read_object("extra", extra)
         if flow not in runs:
             found, unknown = read_flow(flow)
             # It has passed all of its gates.
             gate = found.gates[-1][0] if found is not None and found.gates else None
             runs[flow] = replace(run, flow=found, gate=gate), unknown
         own, unknown = runs[flow]
-        undecodable = problem or unread or unknown
+        # Not with more: of 15 keyword arguments CPython makes a dict first, at each call.
         task = replace(
             own,
             task_id=task_id,
@@ -167,17 +166,18 @@ def claimed(rows: Sequence[Sequence[Any]], run: Task) -> list[Task]:
             retry_count=retry_count if type(retry_count) is int else 0,
             max_retries=max_retries if type(max_retries) is int else 3,
             created_at=created_at if type(created_at) is int else 0,
+            scheduler_task_id=scheduler_task_id,
             queue=queue,
             run_at=run_at,
             seq=seq,
             timeout=timeout,
-            scheduler_task_id=scheduler_task_id,
-            extra=more,
             fence=fence,
-            undecodable=undecodable,
         )
-        if undecodable is not None:
-            task = _with_coded(task, {"params": params, "extra": extra}, {"params": problem, "extra": unread})
+        if extra is not None or problem is not None or unknown is not None:
+            more, unread = read_object("extra", extra)
+            task = replace(task, extra=more, undecodable=problem or unread or unknown)
+            if task.undecodable is not None:
+                task = _with_coded(task, {"params": params, "extra": extra}, {"params": problem, "extra": unread})
         tasks.append(task)
     return tasks
 
