@@ -26,7 +26,7 @@ from aiotaskq.cli.options import check_target, option
 from aiotaskq.cli.output import echo_stderr
 from aiotaskq.cli.parameters import given_to, keyword, options_from, register
 from aiotaskq.cli.shutdown import HOW_TO_STOP, STOPPED, Deadline, Lifeline, Signals, WorkerOptions
-from aiotaskq.cli.supervisor import Supervisor
+from aiotaskq.cli.supervisor import Supervisor, words_of
 from aiotaskq.cli.web import SITE, Site, serving
 from aiotaskq.core.masking import mask
 from aiotaskq.core.stopping import ExitCode
@@ -51,27 +51,31 @@ class Own(Struct):
         int, about(marked("Number of worker processes; one that ends is started again."), ge=1, le=1_000)
     ] = 1
     web: Annotated[bool, about(marked("Also serve the dashboard and the operations API."))] = False
+    reload: Annotated[
+        bool, about(marked("Start again when a Python file below this folder has changed. Needs the extra reload."))
+    ] = False
 
 
 Number = Annotated[int, option("Which of a supervisor's processes this is.", hidden=True)]
 Descriptor = Annotated[int, option("The descriptor of the socket to the supervisor.", hidden=True)]
 
 
-def _run(processes: int, web: bool, number: int, lifeline: int, **given: Any) -> None:
+def _run(processes: int, web: bool, reload: bool, number: int, lifeline: int, **given: Any) -> None:
     options: WorkerOptions = given_to(WorkerOptions, given | {"log_level": given["log_level"].upper()})
     check_target(options.target)
     if options.log_level not in LEVELS:
         wrong = tr("{level} is not a log level", level=repr(given["log_level"]))
         raise typer.BadParameter(wrong, param_hint="--log-level")
-    if processes > 1 and not number:  # a supervisor's processes find --processes in the environment, too
-        if web:
+    site: Site = given_to(Site, given)
+    if (processes > 1 or reload) and lifeline < 0:  # a supervisor's processes find --processes in the environment, too
+        if web and processes > 1:
             wrong = tr("cannot be used with --processes; start 'aiotaskq web' beside the workers")
             raise typer.BadParameter(wrong, param_hint="--web")
         show_log(options.log_level)
-        raise typer.Exit(asyncio.run(Supervisor(options, processes).run()))
-    served = given_to(Site, given).arguments() if web else None
-    line = Lifeline(number, lifeline) if number else None
-    raise typer.Exit(run_workers(options, lifeline=line, served=served))
+        served = ["--web", *words_of(site)] if web else []
+        raise typer.Exit(asyncio.run(Supervisor(options, processes, reload=reload, served=served).run()))
+    line = Lifeline(number, lifeline) if lifeline >= 0 else None
+    raise typer.Exit(run_workers(options, lifeline=line, served=site.arguments() if web else None))
 
 
 _OPTIONS = options_from(WorkerOptions, ["target"], WorkerOptions.__struct_fields__)
@@ -155,7 +159,7 @@ def run_workers(
     Raises ValidationError if there is no such TaskQ. Does not return if a handler had to be abandoned, or if something
     that the application started does not end in time: then it ends the process.
     """
-    prefix = "" if lifeline is None else f"[{lifeline.number}] "
+    prefix = f"[{lifeline.number}] " if lifeline is not None and lifeline.number else ""
     deadline = Deadline(functools.partial(_force, prefix))
     signals = Signals(deadline, options.drain, options.grace)
     if lifeline is not None:
@@ -165,7 +169,7 @@ def run_workers(
     # Before the import, so that what the application configures about logging comes last and counts.
     show_log(options.log_level, prefix)
     tq = load(options.target)
-    if lifeline is not None and not tq.queue.backend.shared:
+    if lifeline is not None and lifeline.number and not tq.queue.backend.shared:
         raise ValidationError(
             tr(
                 "--processes: {url} exists only inside one process; use a store that processes share, as "

@@ -1,4 +1,4 @@
-"""``aiotaskq run --processes N``: a supervisor that starts worker processes, restarts those that end, and stops all.
+"""``run --processes N`` and ``--reload``: a supervisor that starts worker processes, restarts them, and stops all.
 
 Each process is a new interpreter with the same command line, not a fork and not a process of ``multiprocessing``:
 nothing is inherited, no main module is imported again, and handlers may start processes. Each process has its own
@@ -16,8 +16,11 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from aiotaskq.cli.i18n import tr
@@ -25,13 +28,15 @@ from aiotaskq.cli.output import echo_error, echo_stderr
 from aiotaskq.cli.shutdown import HOW_TO_STOP, MARGIN, STOPPED, Deadline, Signals, WorkerOptions
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.concurrency.failure_backoff import backoff
+from aiotaskq.core.errors import missing
 from aiotaskq.core.stopping import ExitCode
 from aiotaskq.core.task import SECOND
-from aiotaskq.log import log
+from aiotaskq.log import log, printable
 
 QUICK = 10.0  # seconds; a process that ends sooner is restarted after a growing pause
 MAX_PAUSE = 30.0  # seconds between two starts
 TRIES = 5  # failed starts of every process in a row, after which the supervisor gives up
+SHOWN = 3  # changed files that are named
 PASS_ON = 0.1  # seconds by which a second signal is delayed, so that it is not taken for an echo of the first
 
 
@@ -62,17 +67,37 @@ class Child:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-class Supervisor:
-    """Keeps ``processes`` worker processes running until a signal."""
+def words_of(options: Struct, *, without: str = "") -> list[str]:
+    """Return the options of a command line for the fields that are set, but for one."""
+    found = {f"--{name.replace('_', '-')}": value for name, value in asdict(options).items() if name != without}
+    return [flag if value is True else f"{flag}={value}" for flag, value in found.items() if value not in (None, False)]
 
-    def __init__(self, options: WorkerOptions, processes: int) -> None:
-        """Create a supervisor of so many processes with these options. Raises ValidationError."""
-        given = {name: value for name, value in asdict(options).items() if name != "target" and value is not None}
-        words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+
+class Supervisor:
+    """Keeps ``processes`` worker processes running until a signal; with ``reload``, of the latest code."""
+
+    def __init__(
+        self, options: WorkerOptions, processes: int, *, reload: bool = False, served: Sequence[str] = ()
+    ) -> None:
+        """Create a supervisor of so many processes with these options.
+
+        With ``reload`` they are stopped as by SIGTERM and started again when a Python file below the working directory
+        has changed, and one that ends waits for such a change. ``served`` are the options of an operations API that
+        the process serves, too.
+
+        Raises ValidationError, and MissingExtra where ``reload`` lacks its library.
+        """
+        if reload:
+            try:
+                import watchfiles  # noqa: F401
+            except ImportError:
+                raise missing("watchfiles", "reload") from None
+        words = [*words_of(options, without="target"), *served]
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
         self._command = [sys.executable, *flags, "-m", "aiotaskq", "run", *words]
         self._target = options.target
         self._processes = processes
+        self._reload = reload
         self._deadline = Deadline(self._force)
         self._signals = Signals(self._deadline, options.drain, options.grace)
         self._patience = options.drain + options.grace + MARGIN
@@ -89,6 +114,8 @@ class Supervisor:
         """
         self._stopping = asyncio.Event()
         self._begun = asyncio.Event()
+        self._changed = asyncio.Event()
+        watching = asyncio.create_task(self._watch()) if self._reload else None
         self._signals.attach(self._stop, self._hurry)
         try:
             # One process first: it creates the tables, and an error is printed once, not N times.
@@ -96,9 +123,11 @@ class Supervisor:
             await self._begun.wait()
             if not self._stopping.is_set():
                 what = tr("{target} in {count} processes.", target=self._target, count=self._processes)
+                if self._reload:
+                    what = tr("{target} starts again when a Python file changes.", target=self._target)
                 echo_stderr(f"{what} {tr(HOW_TO_STOP)}")
                 keepers += [asyncio.create_task(self._keep(number)) for number in range(2, self._processes + 1)]
-            await asyncio.gather(*keepers)
+            await asyncio.gather(*keepers, *([] if watching is None else [watching]))
         finally:
             self._signals.detach(self._worst)
         if self._worst in STOPPED:
@@ -110,10 +139,16 @@ class Supervisor:
     async def _keep(self, number: int) -> None:
         deaths = self._failed_starts[number] = 0
         while not self._stopping.is_set():
+            changed = self._changed
             code, child = await self._run_one(number)
             if self._stopping.is_set():
                 self._count(code, child)
                 return
+            if self._reload:
+                if not changed.is_set():
+                    log.warning("process {} {}; it is started again when a file has changed", number, _how(code, child))
+                await changed.wait()
+                continue
             if not self._begun.is_set() and code > 0:
                 self._give_up(code)  # the process has printed why
                 return
@@ -140,7 +175,9 @@ class Supervisor:
         with ours:
             with theirs:
                 line = theirs.fileno()
-                words = [*self._command, f"--number={number}", f"--lifeline={line}", "--", self._target]
+                # Without a number its lines have no prefix, as those of a process without a supervisor.
+                own = number if self._processes > 1 else 0
+                words = [*self._command, f"--number={own}", f"--lifeline={line}", "--", self._target]
                 try:
                     process = await asyncio.create_subprocess_exec(
                         *words, stdin=subprocess.DEVNULL, pass_fds=[line], start_new_session=True
@@ -169,11 +206,31 @@ class Supervisor:
                 child.ready = True
                 self._begun.set()
 
+    # ---- watching files ----
+
+    async def _watch(self) -> None:
+        """Let every process start again after each change of a file, until the stop."""
+        from watchfiles import PythonFilter, awatch
+
+        async for changes in awatch(".", watch_filter=PythonFilter(), stop_event=self._stopping):
+            names = sorted({str(Path(path).relative_to(Path.cwd())) for _, path in changes})
+            more = ["…"] if len(names) > SHOWN else []
+            files = printable(tr(", ").join([*names[:SHOWN], *more]))
+            echo_stderr(tr("changed: {files}; the workers start again", files=files))
+            self._start_again()
+
+    def _start_again(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        for child in self._children.values():
+            child.send(signal.SIGTERM)
+
     # ---- stopping ----
 
     def _stop(self) -> None:
         self._stopping.set()
         self._begun.set()
+        self._changed.set()
         for child in self._children.values():
             child.send(signal.SIGTERM)
 

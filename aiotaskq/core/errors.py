@@ -155,6 +155,7 @@ REQUIREMENTS = {
     "dashboard": ("jinja2>=3.1.2,<4",),
     "fastapi": ("fastapi>=0.115.12,<1", "pydantic>=2.13,<3"),
     "aiohttp": ("aiohttp>=3.10,<4", "starlette>=0.46,<2"),
+    "reload": ("watchfiles>=1,<2",),
     "metrics": ("prometheus-client>=0.22,<1",),
     "crypto": ("cryptography>=42,<51",),
     "zstd": ("backports.zstd>=1,<2; python_version < '3.14'",),

@@ -53,6 +53,43 @@ def test_sigterm_lets_all_processes_drain(place: Place) -> None:  # D13
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+def test_a_change_of_a_file_starts_the_workers_again(place: Place, processes: int) -> None:
+    run = place.run("app:tq", "--processes", str(processes), "--reload")
+    run.wait_for_line("starts again when a Python file changes")
+    run.wait_for_line("handlers: ", processes)
+    place.push("short", seconds=within(1))
+    (old,) = run.wait_for("short")
+
+    place.app("say('second')")
+    assert old not in run.wait_for("second", processes)
+    run.wait_for_line("changed: app.py; the workers start again")
+    assert run.said("done") == [old]  # what ran has ended first
+    place.push("short")
+    assert run.wait_for("short", 2)[1] in run.said("second")
+
+    place.app("missing_name")  # an error waits for the next change, also where it comes again and again
+    run.wait_for_line("NameError", processes)
+    run.wait_for_line("it is started again when a file has changed", processes)
+    place.app("say('third')")
+    run.wait_for("third", processes)
+    run.wait_for_line("handlers: ", 3 * processes)
+    run.signal()
+    assert run.code() == 0
+    assert place.statuses() == {"completed"}
+
+
+def test_the_site_is_served_by_the_latest_code_and_memory_is_enough(place: Place) -> None:
+    (place.home / "app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('memory://')\n")
+    run = place.run("app:tq", "--reload", "--web", "--port", "0", "--read-only")
+    run.wait_for_line("dashboard and operations API of memory:// on http://127.0.0.1:")
+    (place.home / "app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('memory://', poll_interval=0.5)\n")
+    run.wait_for_line("dashboard and operations API of memory:// on http://127.0.0.1:", 2)
+    assert not any(line.startswith("[") for line in run.lines)
+    run.signal()
+    assert run.code() == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
 def test_ctrl_c_reaches_the_group_and_does_not_skip_the_drain(place: Place, processes: int) -> None:  # D12
     place.push("elsewhere", seconds=0.6)
     place.push("short", seconds=0.6)
