@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop_or_none
 from aiotaskq.concurrency.loop_thread import LoopThread
@@ -24,7 +24,6 @@ from aiotaskq.log import log
 from aiotaskq.runtime.queue.unacked import caller
 
 A = TypeVar("A")
-A_co = TypeVar("A_co", covariant=True)
 B = TypeVar("B")
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -38,36 +37,7 @@ loop_thread = LoopThread("aiotaskq-sync")
 """The event loop of this process in which every coroutine of the facade runs."""
 
 
-class Reach(Protocol[A_co]):
-    """A way to an asynchronous object."""
-
-    def __call__(self) -> A_co:
-        """Return the object, from any thread, for methods that need no loop."""
-
-    async def enter(self) -> A_co:
-        """Return the object ready for use; called in the loop."""
-
-    @property
-    def admit(self) -> Admit:
-        """What raises, in the calling thread, if that must not make a call now."""
-
-
 def _any_call(_name: str, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None: ...
-
-
-class Made(Generic[A]):
-    """The way to an object that is there already."""
-
-    admit = staticmethod(_any_call)
-
-    def __init__(self, made: A) -> None:
-        self._made = made
-
-    def __call__(self) -> A:
-        return self._made
-
-    async def enter(self) -> A:
-        return self._made
 
 
 async def _nothing(_made: object) -> None: ...
@@ -84,11 +54,12 @@ class Home(Generic[A]):
         self,
         make: Callable[[], A],
         *,
-        needs: Reach[Any] = Made(None),  # noqa: B008 - it has no state
+        needs: Reach[Any] | None = None,
         anew: Callable[[A], Coroutine[Any, Any, A]] | None = None,
         close: Callable[[A], Coroutine[Any, Any, object]] = _nothing,
     ) -> None:
         self.admit: Admit = _any_call
+        """What raises, in the calling thread, if that must not make a call now."""
         self._make = make
         self._needs = needs
         self._anew = anew
@@ -99,6 +70,7 @@ class Home(Generic[A]):
         self._take_off: Callable[[], None] = lambda: None
 
     def __call__(self) -> A:
+        """Return the object, from any thread, for methods that need no loop."""
         if self._process is not _process:
             uninterrupted(self._make_once)
         return self._made  # type: ignore[return-value]  # `cast` would double the time of this call
@@ -111,7 +83,9 @@ class Home(Generic[A]):
                 self._process = _process
 
     async def enter(self) -> A:
-        await self._needs.enter()
+        """Return the object ready for use; called in the loop."""
+        if self._needs is not None:
+            await self._needs.enter()
         made = self()
         now = loop_thread.generation
         if self._generation != now:
@@ -129,7 +103,7 @@ class Home(Generic[A]):
 
 
 class Part(Generic[A, B]):
-    """An asynchronous object that belongs to another one, or is made from it at no cost."""
+    """An asynchronous object that belongs to another one, or is made from it at no cost; used as its home is."""
 
     def __init__(self, whole: Reach[A], pick: Callable[[A], B]) -> None:
         self._whole = whole
@@ -144,6 +118,10 @@ class Part(Generic[A, B]):
 
     async def enter(self) -> B:
         return self._pick(await self._whole.enter())
+
+
+Reach: TypeAlias = Home[A] | Part[Any, A]
+"""A way to an asynchronous object."""
 
 
 class Facade(Generic[A]):

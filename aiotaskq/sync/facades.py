@@ -25,7 +25,6 @@ from aiotaskq.runtime.steps import check_step, run_steps, running
 from aiotaskq.sync.bridge import (
     Facade,
     Home,
-    Made,
     Part,
     Reach,
     arguments_of,
@@ -208,7 +207,7 @@ class RedisQueue(StoredQueue):
         self._reach()
 
 
-def _scheduler_home(make: Callable[[], awaited.Scheduler], needs: Reach[Any]) -> Home[Any]:
+def _scheduler_home(make: Callable[[], awaited.Scheduler], needs: Reach[Any] | None) -> Home[Any]:
     async def anew(_before: awaited.Scheduler) -> awaited.Scheduler:
         return make()
 
@@ -224,10 +223,10 @@ class Scheduler(Facade[Any]):
     ) -> None:
         if queue is not None and not isinstance(queue, Queue):
             raise ValidationError(f"queue: a queue of aiotaskq.sync is needed (got {kind_name(queue)})")
-        target: Reach[Any] = Made(None) if queue is None else reach_of(queue)
+        target: Reach[Any] | None = None if queue is None else reach_of(queue)
 
         def make() -> awaited.Scheduler:
-            return awaited.Scheduler(check_interval, url=url, queue=target())
+            return awaited.Scheduler(check_interval, url=url, queue=None if target is None else target())
 
         self._reach = _scheduler_home(make, target)
         self._reach()

@@ -27,7 +27,6 @@ from aiotaskq.runtime.hooks import HookName
 from aiotaskq.sync.bridge import (
     Facade,
     Home,
-    Made,
     Part,
     arguments_of,
     blocking,
@@ -421,13 +420,13 @@ def _in_worker(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) ->
     return cast("Callable[Concatenate[Any, P], R]", like(method)(call))
 
 
-class TaskContext(Hinted, Facade[AsyncContext]):
+class TaskContext(Hinted):
     """The running task, from inside its ``def`` handler, which runs in a thread."""
 
     _place = "context"
 
     def __init__(self, context: AsyncContext) -> None:
-        self._reach = Made(context)
+        self._reach: Callable[[], AsyncContext] = lambda: context
 
     @property
     def task(self) -> Task:
