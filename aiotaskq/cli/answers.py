@@ -29,6 +29,7 @@ from aiotaskq.operations.groups import GroupDetail, GroupView, MemberView
 from aiotaskq.operations.history import HistoryPage, TotalView
 from aiotaskq.operations.limits import LimitView
 from aiotaskq.operations.queues import QueueState, StatsView, get
+from aiotaskq.operations.scale import ScaleView
 from aiotaskq.operations.table import Access
 from aiotaskq.operations.values import KeyPage
 from aiotaskq.operations.workers import Steered, WorkerDetail, WorkerView
@@ -75,6 +76,25 @@ QUEUES = (
 command_of("queues.list", listed(marked("no queues"), *QUEUES))
 command_of("queues.pause", _queue_state)
 command_of("queues.resume", _queue_state)
+
+# ---- workers that are needed ----------------------------------------------------------------------------------------
+
+
+def _wanted(found: ScaleView) -> None:
+    echo(tr("workers that are needed: {count}", count=found.wanted_workers))
+    parts = [tr("{count} ready to run", count=found.ready)]
+    if found.ready:
+        parts.append(tr("the oldest for {time}", time=duration(int(found.ready_age * SECOND))))
+    if found.run_seconds is not None:
+        parts.append(tr("a run takes {time}", time=duration(int(found.run_seconds * SECOND))))
+    if found.ready and found.drain_seconds is not None:
+        parts.append(tr("done in {time}", time=duration(int(found.drain_seconds * SECOND))))
+    echo(tr(", ").join(parts))
+    said = marked("workers: {workers} with {slots} slots; tasks that run: {running}")
+    echo(tr(said, workers=found.workers, slots=found.slots, running=found.running))
+
+
+command_of("scale.get", _wanted, name="scale")
 
 # ---- public values --------------------------------------------------------------------------------------------------
 

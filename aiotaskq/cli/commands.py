@@ -23,6 +23,7 @@ COMMANDS = {
     "run": tr("Run workers and the scheduler of your application."),
     "push": tr("Push one task."),
     "stats": tr("Count tasks by queue and status."),
+    "scale": tr("Tell how many workers are needed."),
     "history": tr("Show what workers did, in counts and percentiles."),
     "failures": tr("Group failed tasks by type and error."),
     "audit": tr("Show what operators have changed."),
@@ -34,7 +35,7 @@ COMMANDS = {
     "bench": tr("Run the benchmarks; needs a checkout of aiotaskq."),
     "completion": tr("Print the shell completion script."),
 }
-ANSWERS = ("audit", "events", "failures", "groups", "history", "limits", "queues", "stats", "values", "workers")
+ANSWERS = "audit", "events", "failures", "groups", "history", "limits", "queues", "scale", "stats", "values", "workers"
 OTHERS = {"push": "tasks", "check": "doctor", "mcp": "web", "completion": "tools", "bench": "tools"}
 FILES = OTHERS | dict.fromkeys(ANSWERS, "answers")
 GROUPS = {

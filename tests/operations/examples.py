@@ -104,6 +104,7 @@ EXAMPLES: dict[str, Example] = {
     "history.list": Example({"type": "a", "step": 3600}),
     "audit.list": Example({"target": "mail"}),
     "stats.get": Example(),
+    "scale.get": Example({"queue": "mail", "within": 30.0}),
 }
 
 

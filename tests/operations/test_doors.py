@@ -43,7 +43,7 @@ READS = [name for name, each in OPERATIONS.items() if not each.changes]
 CHANGES = [name for name, each in OPERATIONS.items() if each.changes]
 THINGS = [name for name, each in EXAMPLES.items() if each.missing is not None]
 OF_NOW = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z|[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]{21}")
-AGES = ("oldest_age", "ttl", "waited")
+AGES = ("oldest_age", "ready_age", "ttl", "waited")
 _filled: dict[str, bytes] = {}
 
 
