@@ -3,13 +3,12 @@
 Each command is in the file, or the folder, of its name, except as ``commands`` lists them. The other files:
 
 - the program: ``commands``, ``options``, ``defaults`` (from pyproject.toml)
-- what is printed: ``explain`` (an error), ``output``, ``layout`` (of tables), ``times`` (durations, instants)
+- what is printed: ``explain`` (an error), ``output``, ``times`` (durations, instants)
 - options from the fields of a Struct: ``parameters``; commands of the operations in the table: ``door``, and how these
   are shown: ``answers``
 - for the shell and from a checkout: ``tools``
 - translation: ``i18n``
-- what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL; prefixes of ids), ``tables`` (of a SQL
-  database)
+- what commands work on: ``store_access`` (MODULE:TQ, a URL, prefixes of ids), ``tables`` (of a SQL database)
 - ``run``: ``supervisor``, ``shutdown``
 """
 

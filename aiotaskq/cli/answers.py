@@ -13,9 +13,19 @@ import msgspec
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.door import command_of, command_of_several, listed, time_of
 from aiotaskq.cli.i18n import marked, tr, wrapped
-from aiotaskq.cli.layout import Column, column, columns_of, plain_lines, width_of_output
 from aiotaskq.cli.options import DEFAULT_DB, Db, Json, command, option
-from aiotaskq.cli.output import echo, echo_error, echo_json, echo_table, json_text, live_text
+from aiotaskq.cli.output import (
+    Column,
+    echo,
+    echo_error,
+    echo_json,
+    echo_table,
+    json_text,
+    live_text,
+    plain_lines,
+    say,
+    width_of_output,
+)
 from aiotaskq.cli.store_access import with_tq
 from aiotaskq.cli.times import ago, duration
 from aiotaskq.concurrency.clock import SystemClock
@@ -51,29 +61,28 @@ def _change(change: AuditView) -> str:
 
 
 CHANGES = (
-    column("AT", time_of("at")),
-    column("CHANGE", _change, least=12),
-    column("TARGETS", _targets, least=16),
-    column("ACTOR", lambda change: change.actor or "-"),
-    column("BY", "door"),
+    Column("AT", time_of("at")),
+    Column("CHANGE", _change, least=12),
+    Column("TARGETS", _targets, least=16),
+    Column("ACTOR", lambda change: change.actor or "-"),
+    Column("BY", "door"),
 )
-command_of("audit.list", listed(marked("no changes"), *CHANGES), name="audit", arguments=["target"], utc=True)
+command_of("audit.list", listed("no changes", *CHANGES), name="audit", arguments=["target"], utc=True)
 
 # ---- queues ---------------------------------------------------------------------------------------------------------
 
 
 def _queue_state(queue: QueueState) -> None:
-    name = printable(queue.queue)
-    echo(tr("queue {queue} is paused", queue=name) if queue.paused else tr("queue {queue} is open", queue=name))
+    say("queue {queue} is paused" if queue.paused else "queue {queue} is open", queue=queue.queue)
 
 
 QUEUES = (
-    column("QUEUE", "queue", least=10),
-    column("STATE", lambda queue: tr("paused") if queue.paused else tr("open")),
-    column("PENDING", "pending"),
-    column("RUNNING", "running"),
+    Column("QUEUE", "queue", least=10),
+    Column("STATE", lambda queue: tr("paused") if queue.paused else tr("open")),
+    Column("PENDING", "pending"),
+    Column("RUNNING", "running"),
 )
-command_of("queues.list", listed(marked("no queues"), *QUEUES))
+command_of("queues.list", listed("no queues", *QUEUES))
 command_of("queues.pause", _queue_state)
 command_of("queues.resume", _queue_state)
 
@@ -81,7 +90,7 @@ command_of("queues.resume", _queue_state)
 
 
 def _wanted(found: ScaleView) -> None:
-    echo(tr("workers that are needed: {count}", count=found.wanted_workers))
+    say("workers that are needed: {count}", count=found.wanted_workers)
     parts = [tr("{count} ready to run", count=found.ready)]
     if found.ready:
         parts.append(tr("the oldest for {time}", time=duration(int(found.ready_age * SECOND))))
@@ -91,7 +100,7 @@ def _wanted(found: ScaleView) -> None:
         parts.append(tr("done in {time}", time=duration(int(found.drain_seconds * SECOND))))
     echo(tr(", ").join(parts))
     said = marked("workers: {workers} with {slots} slots; tasks that run: {running}")
-    echo(tr(said, workers=found.workers, slots=found.slots, running=found.running))
+    say(said, workers=found.workers, slots=found.slots, running=found.running)
 
 
 command_of("scale.get", _wanted, name="scale")
@@ -106,8 +115,8 @@ def _keys(page: KeyPage) -> None:
 
 command_of("values.list", _keys)
 command_of("values.get", lambda found: echo_json(found.value))
-command_of("values.set", lambda found: echo(tr("stored {key}", key=printable(found.key))), arguments=["value"])
-command_of("values.delete", lambda found: echo(tr("deleted {key}", key=printable(found.key))))
+command_of("values.set", lambda found: say("stored {key}", key=found.key), arguments=["value"])
+command_of("values.delete", lambda found: say("deleted {key}", key=found.key))
 
 # ---- events ---------------------------------------------------------------------------------------------------------
 
@@ -121,13 +130,13 @@ def _event(event: EventView) -> None:
 
 def _emitted(found: Emitted) -> None:
     if found.emitted:
-        echo(tr("emitted {key}", key=printable(found.key)))
+        say("emitted {key}", key=found.key)
     else:
-        echo_error(tr("there is an event {key} already; its value stays", key=printable(found.key)))
+        echo_error(tr("there is an event {key} already; its value stays", key=found.key))
 
 
-EVENTS = column("KEY", "key", least=16), column("AT", time_of("at")), column("EXPIRES", time_of("expires_at"))
-command_of("events.list", listed(marked("no events"), *EVENTS), utc=True)
+EVENTS = Column("KEY", "key", least=16), Column("AT", time_of("at")), Column("EXPIRES", time_of("expires_at"))
+command_of("events.list", listed("no events", *EVENTS), utc=True)
 command_of("events.get", _event, code=lambda event: int(event.undecodable is not None))
 command_of("events.emit", _emitted, arguments=["value"], code=lambda found: int(not found.emitted))
 
@@ -162,18 +171,17 @@ def _limit_state(limit: LimitView) -> str:
 
 def _limit(limit: LimitView) -> None:
     parts = _bounds(limit) or tr("no bounds; no push has declared it"), _limit_state(limit)
-    echo(printable(tr("{key}: {state}", key=limit.key, state=tr(", ").join(filter(None, parts)))))
+    say("{key}: {state}", key=limit.key, state=tr(", ").join(filter(None, parts)))
 
 
 LIMITS = (
-    column("KEY", "key", least=16),
-    column("LIMIT", _bounds),
-    column("HELD", "held"),
-    column("WAITING", "waiting"),
-    column("STATE", _limit_state),
+    Column("KEY", "key", least=16),
+    Column("LIMIT", _bounds),
+    Column("HELD", "held"),
+    Column("WAITING", "waiting"),
+    Column("STATE", _limit_state),
 )
-more = lambda page: tr("the first {count} by their keys; for more: --limit", count=len(page.limits))  # noqa: E731
-command_of("limits.list", listed(marked("no limits"), *LIMITS, more=more))
+command_of("limits.list", listed("no limits", *LIMITS, more="the first {count} by their keys; for more: --limit"))
 command_of("limits.get", _limit)
 command_of("limits.set", _limit, arguments=["cap"])
 command_of("limits.pause", _limit, arguments=["seconds"])
@@ -197,54 +205,53 @@ def _budget(group: GroupView) -> str:
 def _group(found: GroupDetail) -> None:
     counts = {name: getattr(found, name) for name in ("status", "completed", "total", "failed", "cancelled")}
     said = marked("group {group} is {status}: {completed} of {total} completed, {failed} failed, {cancelled} cancelled")
-    echo(tr(said, group=printable(found.group_id), **counts))
+    say(said, group=found.group_id, **counts)
     if found.usage or found.budget:
         sums = sorted({*found.usage, *found.budget})
-        echo(tr("used up: {sums}", sums=", ".join(_sum(found, name) for name in sums)))
+        say("used up: {sums}", sums=", ".join(_sum(found, name) for name in sums))
     if found.used_up and found.ended_at is None:
         said = marked("its budget is used up, so no further task starts: aiotaskq groups budget {group} NAME=NUMBER")
-        echo(tr(said, group=printable(found.group_id)))
+        say(said, group=found.group_id)
     names = {each.task_id: each.name or str(each.position) for each in found.members}
 
     def after(member: MemberView) -> str:
         return ", ".join(names.get(task_id, task_id) for task_id in member.parents)
 
-    member = column("STATUS", lambda each: tr("deleted") if each.status is None else each.status)
-    callback = column("STATUS", lambda each: tr("not pushed") if each.status is None else each.status)
-    task_id, kind = column("TASK_ID", "task_id"), column("TYPE", "type", least=12)
-    name, afters = column("NAME", "name", least=10), column("AFTER", after, rank=1, least=10)
-    members = found.members, (task_id, name, kind, member, afters)
-    for rows, columns in (members, (found.callbacks, (task_id, column("CALLBACK", "kind"), kind, callback))):
-        if rows:
-            echo_table([each(rows) for each in columns])
+    member = Column("STATUS", lambda each: tr("deleted") if each.status is None else each.status)
+    callback = Column("STATUS", lambda each: tr("not pushed") if each.status is None else each.status)
+    task_id, kind = Column("TASK_ID", "task_id"), Column("TYPE", "type", least=12)
+    name, afters = Column("NAME", "name", least=10), Column("AFTER", after, rank=1, least=10)
+    if found.members:
+        echo_table(found.members, (task_id, name, kind, member, afters))
+    if found.callbacks:
+        echo_table(found.callbacks, (task_id, Column("CALLBACK", "kind"), kind, callback))
 
 
 def _new_budget(group: GroupView) -> None:
     if group.ended_at is not None:
-        said = marked("the budget of group {group} is set; its tasks have ended already")
+        say("the budget of group {group} is set; its tasks have ended already", group=group.group_id)
     elif group.used_up:
-        said = marked("the new budget of group {group} is used up already")
+        say("the new budget of group {group} is used up already", group=group.group_id)
     else:
-        said = marked("the tasks of group {group} go on")
-    echo(tr(said, group=printable(group.group_id)))
+        say("the tasks of group {group} go on", group=group.group_id)
 
 
 GROUPS = (
-    column("GROUP_ID", "group_id"),
-    column("NAME", "name", least=10),
-    column("STATUS", "status"),
-    column("TOTAL", "total"),
-    column("COMPLETED", "completed", rank=3),
-    column("FAILED", "failed"),
-    column("CANCELLED", "cancelled", rank=4),
-    column("BUDGET", _budget, rank=1, least=10),
+    Column("GROUP_ID", "group_id"),
+    Column("NAME", "name", least=10),
+    Column("STATUS", "status"),
+    Column("TOTAL", "total"),
+    Column("COMPLETED", "completed", rank=3),
+    Column("FAILED", "failed"),
+    Column("CANCELLED", "cancelled", rank=4),
+    Column("BUDGET", _budget, rank=1, least=10),
 )
-command_of("groups.list", listed(marked("no groups"), *GROUPS))
+command_of("groups.list", listed("no groups", *GROUPS))
 command_of("groups.get", _group)
-command_of("groups.cancel", lambda group: echo(tr("group {group} is cancelled", group=printable(group.group_id))))
+command_of("groups.cancel", lambda group: say("group {group} is cancelled", group=group.group_id))
 command_of("groups.budget", _new_budget, arguments=["budget"])
-command_of("groups.retry", lambda found: echo(tr("tasks retried: {count}", count=found.retried)))
-command_of("groups.mend", lambda found: echo(tr("counts mended: {count}", count=found.mended)))
+command_of("groups.retry", lambda found: say("tasks retried: {count}", count=found.retried))
+command_of("groups.mend", lambda found: say("counts mended: {count}", count=found.mended))
 
 # ---- workers --------------------------------------------------------------------------------------------------------
 
@@ -267,16 +274,16 @@ def _style(lease: object) -> str:
 
 
 def _worker(worker: WorkerDetail) -> None:
-    echo_table([each([worker]) for each in WORKERS])
+    echo_table([worker], WORKERS)
     if worker.running:
-        echo("")
-        rows = [[run.task_id, run.type, ago(run.began_at)] for run in worker.running]
-        echo_table(columns_of([marked("TASK"), marked("TYPE"), marked("SINCE")], rows))
+        echo()
+        since = Column("SINCE", lambda run: ago(run.began_at))
+        echo_table(worker.running, (Column("TASK", "task_id"), Column("TYPE", "type"), since))
 
 
 def _resized(worker: WorkerView) -> None:
     count = worker.wanted_concurrency
-    echo(printable(tr("{owner}: {count} slots, with its next heartbeat at the latest", owner=worker.id, count=count)))
+    say("{owner}: {count} slots, with its next heartbeat at the latest", owner=worker.id, count=count)
 
 
 def _asked(asked: Steered) -> str:
@@ -284,21 +291,21 @@ def _asked(asked: Steered) -> str:
 
 
 WORKERS = (
-    column("HOST", lambda worker: worker.host or worker.id or "-", least=12),
-    column("PID", lambda worker: "" if worker.pid is None else str(worker.pid)),
-    column("TASKS", "tasks"),
-    column("SLOTS", _slots),
-    column("STATE", lambda worker: tr("quiet") if worker.quiet else None, rank=1),
-    column("VERSION", "version", rank=2),
-    column("OLDEST", lambda worker: ago(worker.oldest)),
-    column("LEASE", _lease, style=_style),
-    column("TYPES", lambda worker: ", ".join(worker.task_types), rank=1, least=16),
-    column("OWNER", "id", rank=2),
+    Column("HOST", lambda worker: worker.host or worker.id or "-", least=12),
+    Column("PID", lambda worker: "" if worker.pid is None else str(worker.pid)),
+    Column("TASKS", "tasks"),
+    Column("SLOTS", _slots),
+    Column("STATE", lambda worker: tr("quiet") if worker.quiet else None, rank=1),
+    Column("VERSION", "version", rank=2),
+    Column("OLDEST", lambda worker: ago(worker.oldest)),
+    Column("LEASE", _lease, style=_style),
+    Column("TYPES", lambda worker: ", ".join(worker.task_types), rank=1, least=16),
+    Column("OWNER", "id", rank=2),
 )
-command_of("workers.list", listed(marked("no workers and no running tasks"), *WORKERS))
+command_of("workers.list", listed("no workers and no running tasks", *WORKERS))
 command_of("workers.get", _worker)
-command_of_several("workers.quiet", _asked, done=marked("asked to be quiet: {count}"))
-command_of_several("workers.wake", _asked, done=marked("asked to claim again: {count}"))
+command_of_several("workers.quiet", _asked, done="asked to be quiet: {count}")
+command_of_several("workers.wake", _asked, done="asked to claim again: {count}")
 command_of("workers.resize", _resized, arguments=["concurrency"])
 
 # ---- what workers did -----------------------------------------------------------------------------------------------
@@ -317,11 +324,10 @@ def _used(total: TotalView) -> str:
 
 def _history(page: HistoryPage) -> None:
     if not page.totals:
-        echo(tr("nothing has ended since then, or it was not written yet: workers write once a minute"))
+        say("nothing has ended since then, or it was not written yet: workers write once a minute")
         return
     lines = dict(zip(map(_key, page.totals), _lines(page), strict=True))
-    columns = (*HISTORY, column("OVER TIME", lambda total: lines[_key(total)], rank=3))
-    echo_table([each(page.totals) for each in columns])
+    echo_table(page.totals, (*HISTORY, Column("OVER TIME", lambda total: lines[_key(total)], rank=3)))
 
 
 def _lines(page: HistoryPage) -> Sequence[str]:
@@ -344,47 +350,49 @@ def _key(total: TotalView) -> tuple[str, str, str]:
 
 
 HISTORY = (
-    column("QUEUE", "queue", least=8, rank=1),
-    column("TYPE", "type", least=12),
-    column("OUTCOME", "kind"),
-    column("COUNT", "n"),
-    column("RUN P50", lambda total: _seconds(total.run_p50)),
-    column("RUN P95", lambda total: _seconds(total.run_p95)),
-    column("RUN P99", lambda total: _seconds(total.run_p99), rank=2),
-    column("WAIT P95", lambda total: _seconds(total.wait_p95)),
-    column("USED UP", _used, rank=1),
+    Column("QUEUE", "queue", least=8, rank=1),
+    Column("TYPE", "type", least=12),
+    Column("OUTCOME", "kind"),
+    Column("COUNT", "n"),
+    Column("RUN P50", lambda total: _seconds(total.run_p50)),
+    Column("RUN P95", lambda total: _seconds(total.run_p95)),
+    Column("RUN P99", lambda total: _seconds(total.run_p99), rank=2),
+    Column("WAIT P95", lambda total: _seconds(total.wait_p95)),
+    Column("USED UP", _used, rank=1),
 )
 command_of("history.list", _history, name="history", utc=True)
 
 # ---- failed tasks by error ------------------------------------------------------------------------------------------
 
 FAILURES = (
-    column("COUNT", "count"),
-    column("TYPE", "type", least=12, good=20),
-    column("ERROR", "error", least=20, good=40),
-    column("FIRST", lambda failure: ago(failure.first_at), rank=4),
-    column("LAST", lambda failure: ago(failure.last_at), rank=1),
-    column("OVER TIME", lambda failure: _bars(failure.periods), rank=3),
-    column("TASK_ID", "task_id", rank=2),
+    Column("COUNT", "count"),
+    Column("TYPE", "type", least=12, good=20),
+    Column("ERROR", "error", least=20, good=40),
+    Column("FIRST", lambda failure: ago(failure.first_at), rank=4),
+    Column("LAST", lambda failure: ago(failure.last_at), rank=1),
+    Column("OVER TIME", lambda failure: _bars(failure.periods), rank=3),
+    Column("TASK_ID", "task_id", rank=2),
 )
-more = lambda found: tr("of the newest {count} failed tasks; for more: --limit", count=found.read)  # noqa: E731
-command_of("failures.list", listed(marked("no task has failed"), *FAILURES, more=more), name="failures")
+NEWEST = marked("of the newest {read} failed tasks; for more: --limit")
+command_of("failures.list", listed("no task has failed", *FAILURES, more=NEWEST), name="failures")
 
 # ---- counts ---------------------------------------------------------------------------------------------------------
 
 INTERVAL = 1.0  # seconds between two refreshes
-HEADERS = ("QUEUE", *(str(status).upper() for status in Status))
-PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, EXPIRED = map(
-    marked, ("PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "EXPIRED")
+HEADERS = tuple(map(marked, ("PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "EXPIRED")))
+STATS = (
+    Column("QUEUE", 0, least=10),
+    Column("STATE", 1, rank=1),
+    *(Column(header, place) for place, header in enumerate(HEADERS, 2)),
 )
 
 
-@command("stats", tr("Count tasks by queue and status."))
+@command("stats", "Count tasks by queue and status.")
 def stats(
     db: Db = DEFAULT_DB,
-    watch: Annotated[bool, option(tr("Refresh every second, until Ctrl-C."), "--watch")] = False,
+    watch: Annotated[bool, option("Refresh every second, until Ctrl-C.", "--watch")] = False,
     count: Annotated[
-        int | None, option(tr("With --watch: end after N refreshes."), min=1, metavar="N", show_default=False)
+        int | None, option("With --watch: end after N refreshes.", min=1, metavar="N", show_default=False)
     ] = None,
     json: Json = False,
 ) -> None:
@@ -395,7 +403,7 @@ def stats(
     if json:
         echo_json(msgspec.to_builtins(found))
         return
-    echo_table(_columns(found))
+    echo_table(_rows(found), STATS)
     for line in _below(found, waiting):
         echo(line)
 
@@ -415,7 +423,7 @@ async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:
             if as_json:
                 echo(json_text(msgspec.to_builtins(found)))
             else:
-                lines = plain_lines(_columns(found), width_of_output())
+                lines = plain_lines(_rows(found), STATS, width_of_output())
                 show([*lines, *_below(found, waiting, _speed(before, at, found))])
             if number == count:
                 return
@@ -431,18 +439,11 @@ def _speed(before: tuple[int, StatsView] | None, at: int, now: StatsView) -> str
     return tr("{rate} ended per second", rate=f"{rate:,.0f}")
 
 
-def _columns(found: StatsView) -> list[Column]:
-    names = sorted(found.queues)
-    counts = [*(found.queues[name] for name in names), found.counts]
-    states = [tr("paused") if name in found.paused else None for name in names]
-    return [
-        Column(header=HEADERS[0], cells=[*names, tr("all queues")], least=10),
-        Column(header="STATE", cells=[*states, None], rank=1),
-        *(
-            Column(header=header, cells=[count.get(str(status), 0) for count in counts])
-            for header, status in zip(HEADERS[1:], Status, strict=True)
-        ),
-    ]
+def _rows(found: StatsView) -> list[list[object]]:
+    states = {name: tr("paused") for name in found.paused}
+    named = [(name, states.get(name), counts) for name, counts in sorted(found.queues.items())]
+    counted = [*named, (tr("all queues"), None, found.counts)]
+    return [[name, state, *(counts.get(status, 0) for status in Status)] for name, state, counts in counted]
 
 
 def _below(found: StatsView, waiting: int, speed: str | None = None) -> list[str]:

@@ -91,7 +91,7 @@ def _version(wanted: bool) -> None:
 
 
 def _options(
-    version: Annotated[bool, option(tr("Print the version."), "--version", callback=_version, is_eager=True)] = False,
+    version: Annotated[bool, option("Print the version.", "--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     from aiotaskq.log import output
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -16,12 +15,10 @@ from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.url import scheme_of
-from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr, translated
-from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.options import DEFAULT_DB, App, Db, Json, Target, argument, check_target, command, option
-from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr, echo_table, progress_bar
-from aiotaskq.cli.store_access import opened, refuse_unready
+from aiotaskq.cli.output import Column, ProgressBar, echo, echo_json, echo_table, say, say_stderr
+from aiotaskq.cli.store_access import load_quietly, opened, refuse_unready
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.gate import GateState
 from aiotaskq.core.masking import mask
@@ -33,10 +30,21 @@ from aiotaskq.runtime.recode import Recoded, recode_schedules
 from aiotaskq.runtime.recode import recode as recode_all
 
 SHOWN = 5  # ids in a message
-INVALID = tuple(map(marked, ("TABLE", "ID", "COLUMN", "PROBLEM", "ACTION")))
+INVALID = (
+    Column("TABLE", "table"),
+    Column("ID", "id"),
+    Column("COLUMN", "column"),
+    Column("PROBLEM", lambda row: translated(row.problem), least=20),
+    Column("ACTION", lambda row: translated(row.action), least=20),
+)
+UNCOPIED = (
+    Column("KIND", "kind"),
+    Column("ID", lambda row: translated(row.id)),
+    Column("PROBLEM", lambda row: translated(row.problem), least=20),
+)
 
 
-@command("db upgrade", tr("Create the tables, or upgrade them to this version. Safe to repeat."))
+@command("db upgrade", "Create the tables, or upgrade them to this version. Safe to repeat.")
 def upgrade(db: Db = DEFAULT_DB, json: Json = False) -> None:
     from aiotaskq.cli.tables import HEAD, create_missing, version_of
 
@@ -47,7 +55,7 @@ def upgrade(db: Db = DEFAULT_DB, json: Json = False) -> None:
         async with TaskQ(db) as tq:
             return made, tq.invalid_rows
 
-    with progress_bar(tr("upgrade"), None, quiet=json):
+    with ProgressBar(tr("upgrade"), None, quiet=json):
         made, invalid = asyncio.run(work())
     url = mask(db)
     if json:
@@ -56,26 +64,24 @@ def upgrade(db: Db = DEFAULT_DB, json: Json = False) -> None:
         return
     if made:
         names = tr(", ").join(made)
-        echo(tr("{url}: dropped tables were created again, empty: {names}", url=url, names=names))
+        say("{url}: dropped tables were created again, empty: {names}", url=url, names=names)
     elif before == HEAD:
-        echo(tr("{url}: the tables are up to date, version {version}", url=url, version=HEAD))
+        say("{url}: the tables are up to date, version {version}", url=url, version=HEAD)
     elif before is None:
-        echo(tr("{url}: the tables were created, version {version}", url=url, version=HEAD))
+        say("{url}: the tables were created, version {version}", url=url, version=HEAD)
     else:
         upgraded = marked("{url}: the tables were upgraded from version {before} to {version}")
-        echo(tr(upgraded, url=url, before=before, version=HEAD))
+        say(upgraded, url=url, before=before, version=HEAD)
     if invalid:
-        echo(tr("invalid values, which are kept as they are: {count}", count=len(invalid)))
-        _say_invalid(invalid)
+        say("invalid values, which are kept as they are: {count}", count=len(invalid))
+        echo_table(invalid, INVALID)
 
 
 @command(
     "db check",
-    tr(
-        "Print the version of the tables, and the rows with invalid values, which stay as they are. Count groups anew, "
-        "and let limits be looked at where tasks wait though there is room, after rows were changed by SQL."
-    ),
-    tr("Check the tables; mend counts of groups."),
+    "Print the version of the tables, and the rows with invalid values, which stay as they are. Count groups anew, "
+    "and let limits be looked at where tasks wait though there is room, after rows were changed by SQL.",
+    "Check the tables; mend counts of groups.",
 )
 def check(db: Db = DEFAULT_DB, json: Json = False) -> None:
     from aiotaskq.cli.tables import HEAD, version_and_invalid_rows
@@ -89,33 +95,19 @@ def check(db: Db = DEFAULT_DB, json: Json = False) -> None:
         echo_json(said | {"mended": msgspec.to_builtins(mended)})
         return
     found = version or tr("none yet")
-    echo(tr("{url}: version {version}; this aiotaskq uses {newest}", url=url, version=found, newest=HEAD))
+    say("{url}: version {version}; this aiotaskq uses {newest}", url=url, version=found, newest=HEAD)
     if invalid:
-        _say_invalid(invalid)
+        echo_table(invalid, INVALID)
     else:
-        echo(tr("no invalid rows"))
+        say("no invalid rows")
     if mended is not None and mended.counts:
-        echo(tr("counts mended: {count}", count=mended.counts))
+        say("counts mended: {count}", count=mended.counts)
     if mended is not None and mended.limits:
         keys = tr(", ").join(printable(key) for key in mended.limits[:SHOWN])
-        echo(
-            tr(
-                "limits at which tasks waited though there was room: {count} ({keys})",
-                count=len(mended.limits),
-                keys=keys,
-            )
-        )
+        say("limits at which tasks waited though there was room: {count} ({keys})", count=len(mended.limits), keys=keys)
 
 
-def _say_invalid(rows: Sequence[InvalidRow]) -> None:
-    found = [(row.table, row.id, row.column, translated(row.problem), translated(row.action)) for row in rows]
-    echo_table(columns_of(INVALID, found, problem=20, action=20))
-
-
-@command(
-    "db sql",
-    tr("Print the SQL that creates the tables in a database of this kind, to be run by an administrator."),
-)
+@command("db sql", "Print the SQL that creates the tables in a database of this kind, to be run by an administrator.")
 def sql(db: Db = DEFAULT_DB) -> None:
     from aiotaskq.cli.tables import sql_ddl
 
@@ -124,23 +116,19 @@ def sql(db: Db = DEFAULT_DB) -> None:
 
 @command(
     "db copy",
-    tr(
-        "Copy tasks, groups, limits, schedules and paused queues from one store to another. An interrupted copy "
-        "continues when it is run again; it is safe to repeat. FROM is not changed; stop its workers first. Public "
-        "values are not copied."
-    ),
-    tr("Copy tasks and schedules to another store."),
+    "Copy tasks, groups, limits, schedules and paused queues from one store to another. An interrupted copy "
+    "continues when it is run again; it is safe to repeat. FROM is not changed; stop its workers first. Public "
+    "values are not copied.",
+    "Copy tasks and schedules to another store.",
 )
 def copy(
-    source: Annotated[str, argument(tr("URL of the store to copy from."), "FROM")],
-    target: Annotated[str, argument(tr("URL of the store to copy to."), "TO")],
+    source: Annotated[str, argument("URL of the store to copy from.", "FROM")],
+    target: Annotated[str, argument("URL of the store to copy to.", "TO")],
     running: Annotated[
         bool,
         option(
-            tr(
-                "Also copy running tasks, as pending: they will run again. "
-                "Without it, the copy is refused while tasks run."
-            ),
+            "Also copy running tasks, as pending: they will run again. "
+            "Without it, the copy is refused while tasks run.",
             "--running-as-pending",
         ),
     ] = False,
@@ -158,7 +146,7 @@ def copy(
         async with opened(source, target, codec=codec) as (here, there):
             return await copy_all(here, there, SystemClock().now(), running=running, progress=bar.update)
 
-    with progress_bar(tr("copy"), 0, quiet=json) as bar:
+    with ProgressBar(tr("copy"), 0, quiet=json) as bar:
         done = asyncio.run(work(bar))
     if json:
         echo_json({"from": mask(source), "to": mask(target), **msgspec.to_builtins(done)})
@@ -172,30 +160,27 @@ def _say_copied(done: Copied) -> None:
     there = marked(
         "copied: tasks {tasks}, schedules {schedules}; there already: tasks {tasks_there}, schedules {schedules_there}"
     )
-    echo(tr(there, **counts))
+    say(there, **counts)
     if done.groups or done.groups_there or done.limits:
-        echo(tr("copied: groups {groups}, limits {limits}; there already: groups {groups_there}", **counts))
+        say("copied: groups {groups}, limits {limits}; there already: groups {groups_there}", **counts)
     if done.released:
-        echo(tr("of these, running tasks that are pending now: {count}", count=done.released))
+        say("of these, running tasks that are pending now: {count}", count=done.released)
     if done.uncopied:
-        echo(tr("not copied: {count}", count=len(done.uncopied)))
-        rows = [(row.kind, translated(row.id), translated(row.problem)) for row in done.uncopied]
-        echo_table(columns_of([marked("KIND"), marked("ID"), marked("PROBLEM")], rows, problem=20))
-    echo_stderr(tr("FROM is unchanged; do not run workers on it any more, or its tasks run twice"))
+        say("not copied: {count}", count=len(done.uncopied))
+        echo_table(done.uncopied, UNCOPIED)
+    say_stderr("FROM is unchanged; do not run workers on it any more, or its tasks run twice")
 
 
 @command(
     "db recode",
-    tr(
-        "Write the params, progress, results, attempts and steps of all tasks, the callbacks of groups, the "
-        "events, and the params of schedules, anew with the codec of your application, as after a new key. "
-        "Workers may go on. It is safe to repeat."
-    ),
-    tr("Write all rows anew with the application's codec."),
+    "Write the params, progress, results, attempts and steps of all tasks, the callbacks of groups, the "
+    "events, and the params of schedules, anew with the codec of your application, as after a new key. "
+    "Workers may go on. It is safe to repeat.",
+    "Write all rows anew with the application's codec.",
 )
 def recode(
     target: Target,
-    after: Annotated[str | None, option(tr("Continue an interrupted run after this task."), metavar="TASK_ID")] = None,
+    after: Annotated[str | None, option("Continue an interrupted run after this task.", metavar="TASK_ID")] = None,
     json: Json = False,
 ) -> None:
     check_target(target)
@@ -212,11 +197,11 @@ def recode(
                     await recode_schedules(backend.schedules, SystemClock(), done)
 
     try:
-        with progress_bar(tr("recode"), 0, quiet=json) as bar:
+        with ProgressBar(tr("recode"), 0, quiet=json) as bar:
             asyncio.run(work(bar))
     except BaseException:
         if done.last not in (None, after):
-            echo_stderr(tr("to continue: --after {task_id}", task_id=printable(str(done.last))))
+            say_stderr("to continue: --after {task_id}", task_id=str(done.last))
         raise
     if json:
         echo_json({"database": mask(tq.url), **msgspec.to_builtins(done)})
@@ -228,14 +213,14 @@ def recode(
 def _say_recoded(done: Recoded) -> None:
     counts = {name: getattr(done, name) for name in ("tasks", "steps", "groups", "events", "schedules")}
     said = marked("written anew: tasks {tasks}, steps {steps}, groups {groups}, events {events}, schedules {schedules}")
-    echo(tr(said, **counts))
+    say(said, **counts)
     for ids, said in (
         (done.undecodable, marked("not decodable, kept as they are: {count} ({ids})")),
         (done.locked, marked("in use all the time, run it again: {count} ({ids})")),
     ):
         if ids:
             shown = tr(", ").join(map(printable, ids[:SHOWN])) + ("…" if len(ids) > SHOWN else "")
-            echo(tr(said, count=len(ids), ids=shown))
+            say(said, count=len(ids), ids=shown)
 
 
 MOST_GATES = 100_000

@@ -10,10 +10,9 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from aiotaskq.cli.i18n import chinese, marked, tr
-from aiotaskq.cli.layout import columns_of
+from aiotaskq.cli.i18n import chinese, tr
 from aiotaskq.cli.options import argument, command, option
-from aiotaskq.cli.output import echo, echo_markdown, echo_table, echo_title
+from aiotaskq.cli.output import Column, echo, echo_markdown, echo_table, echo_title, say
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import printable
 
@@ -36,20 +35,15 @@ class Section(NamedTuple):
 
 @command(
     "docs",
-    tr(
-        "Show a page of the manual; without a topic, list the pages. "
-        "A terminal shows it formatted, a pipe gets Markdown."
-    ),
+    "Show a page of the manual; without a topic, list the pages. A terminal shows it formatted, a pipe gets Markdown.",
 )
 def docs(
-    topic: Annotated[str | None, argument(tr("The name of a page."), "TOPIC")] = None,
+    topic: Annotated[str | None, argument("The name of a page.", "TOPIC")] = None,
     search: Annotated[
         str | None,
-        option(
-            tr("List the sections that contain all of these words, or the most of them."), "--search", metavar="WORDS"
-        ),
+        option("List the sections that contain all of these words, or the most of them.", "--search", metavar="WORDS"),
     ] = None,
-    path: Annotated[bool, option(tr("Print the path of the page, or of the manual's folder."), "--path")] = False,
+    path: Annotated[bool, option("Print the path of the page, or of the manual's folder.", "--path")] = False,
 ) -> None:
     if topic is not None:
         _check(topic)
@@ -60,9 +54,9 @@ def docs(
     elif topic is not None:
         echo_markdown(page(topic).read_text(encoding="utf-8"))
     else:
-        echo_table(columns_of([marked("topic"), marked("contents")], list(summaries().items()), contents=20))
+        echo_table(list(summaries().items()), (Column("topic", 0), Column("contents", 1, least=20)))
         echo()
-        echo(tr("aiotaskq docs TOPIC shows a page, aiotaskq docs --search WORDS finds sections."))
+        say("aiotaskq docs TOPIC shows a page, aiotaskq docs --search WORDS finds sections.")
 
 
 def topics() -> list[str]:

@@ -17,9 +17,8 @@ from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.i18n import marked, tr, translated, wrapped
-from aiotaskq.cli.layout import width_of_output
 from aiotaskq.cli.options import DEFAULT_DB, Db, Json, SchedulesUrl, command, option
-from aiotaskq.cli.output import echo, echo_check, echo_error, echo_json, echo_title
+from aiotaskq.cli.output import echo, echo_check, echo_error, echo_json, echo_title, say, width_of_output
 from aiotaskq.cli.store_access import with_tq
 from aiotaskq.cli.tables import describe
 from aiotaskq.cli.times import duration
@@ -40,9 +39,7 @@ MAX_AHEAD = 1_000.0  # milliseconds by which the store's clock may differ from t
 
 @command(
     "doctor",
-    tr(
-        "Print versions, settings, and the store's latency, clock and health, for a bug report. Passwords are left out."
-    ),
+    "Print versions, settings, and the store's latency, clock and health, for a bug report. Passwords are left out.",
 )
 def doctor(db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, json: Json = False) -> None:
     found: dict[str, Any] = {
@@ -152,7 +149,7 @@ def _say(found: dict[str, Any], health: Health | None) -> None:
     for name, value in found["settings"].items():
         echo(f"{name}={printable(value, 1_000)}")
     echo()
-    echo_title(printable(found["database"], 1_000))
+    echo_title(found["database"])
     if health is None:
         echo_check(False, translated(found["problem"]))
         return
@@ -161,10 +158,10 @@ def _say(found: dict[str, Any], health: Health | None) -> None:
         if store.get(name) is not None and (name != "newest" or store["newest"] != store["version"]):
             echo(f"  {tr(label)}{tr(': ')}{printable(store[name])}")
     latency = store["latency_ms"]
-    echo(tr("  latency: median {median} ms, maximum {worst} ms", median=latency["median"], worst=latency["worst"]))
+    say("  latency: median {median} ms, maximum {worst} ms", median=latency["median"], worst=latency["worst"])
     ahead = store["clock_ahead_ms"]
     if ahead is None:
-        echo(tr("  clock: that of this host"))
+        say("  clock: that of this host")
     else:
         echo_check(
             abs(ahead) < MAX_AHEAD,
@@ -184,10 +181,8 @@ CLAIM_DELAY = 5.0  # seconds within which an idle worker claims a ready task
 
 @command(
     "check",
-    tr(
-        "Check that the store answers, and that tasks and schedules are processed. Prints one line; the "
-        "exit code is 0 if all is well, else 1. For health probes."
-    ),
+    "Check that the store answers, and that tasks and schedules are processed. Prints one line; the "
+    "exit code is 0 if all is well, else 1. For health probes.",
 )
 def check(
     db: Db = DEFAULT_DB,
@@ -195,14 +190,14 @@ def check(
     late: Annotated[
         float,
         option(
-            tr("How long a dead worker's task, a due schedule, or a task of a type that no worker has may wait."),
+            "How long a dead worker's task, a due schedule, or a task of a type that no worker has may wait.",
             min=1.0,
             metavar="SECONDS",
         ),
     ] = 120.0,
     max_age: Annotated[
         float | None,
-        option(tr("How long a ready task may wait; default no limit."), min=0.0, metavar="SECONDS"),
+        option("How long a ready task may wait; default no limit.", min=0.0, metavar="SECONDS"),
     ] = None,
     json: Json = False,
 ) -> None:

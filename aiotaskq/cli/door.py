@@ -15,13 +15,11 @@ import msgspec
 import typer
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.layout import Column, columns_of
 from aiotaskq.cli.options import DEFAULT_DB, App, Db, Json, SchedulesUrl, Yes, confirm, option, store_of
-from aiotaskq.cli.output import echo, echo_error, echo_json, echo_table, json_text, progress_bar
+from aiotaskq.cli.output import Column, ProgressBar, echo, echo_error, echo_json, echo_table, json_text, say
 from aiotaskq.cli.parameters import Complete, keyword, parameter_for, register
-from aiotaskq.cli.store_access import actor, read_json, with_tq
+from aiotaskq.cli.store_access import actor, load_quietly, read_json, with_tq
 from aiotaskq.cli.times import Utc, in_utc, read_time, shown
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import without_passwords
@@ -151,7 +149,7 @@ def command_of(
         else:
             (show or show_plainly)(answer, *more)
             if (cursor := getattr(answer, "next", None)) is not None:
-                echo(tr("for more: --cursor {cursor}", cursor=printable(cursor)))
+                say("for more: --cursor {cursor}", cursor=cursor)
         if code(answer):
             raise typer.Exit(code(answer))
 
@@ -190,12 +188,12 @@ def values_of(operation: Operation, given: Mapping[str, Any]) -> dict[str, Any]:
     return {each.name: _value(each, given[each.name]) for each in known if given[each.name] is not each.default}
 
 
-def command_of_several(of: str, say: Callable[[Any], str], *, ask: str = "", done: str = "") -> None:
+def command_of_several(of: str, tell: Callable[[Any], str], *, ask: str = "", done: str = "") -> None:
     """Register the command of an operation on several things, or with options on all that match, where it is possible.
 
     Args:
         of: the name of the operation.
-        say: returns what is printed of one thing, from the answer; with ``--json`` that is printed as the HTTP API
+        tell: returns what is printed of one thing, from the answer; with ``--json`` that is printed as the HTTP API
             sends it.
         ask: asked before it is done to all that match, with ``{count}``; nothing if it is empty. Where it can be done
             to no such, asked before it is done to those that are named.
@@ -211,7 +209,7 @@ def command_of_several(of: str, say: Callable[[Any], str], *, ask: str = "", don
     taken = [keyword("things", Annotated[kind, given], inspect.Parameter.empty if of_many is None else None)]
     taken += [_parameter(operation, each, False) for each in filters]
     if len(filters) == 1:
-        taken.append(keyword("all", Annotated[bool, option(tr("All that are there now."), "--all")], False))
+        taken.append(keyword("all", Annotated[bool, option("All that are there now.", "--all")], False))
     taken += [keyword("yes", Yes, False)] if ask else []
     taken += [keyword("utc", Utc, False)] if any(each.kind is datetime for each in filters) else []
     taken += [keyword("db", Db, DEFAULT_DB), *_of_schedules(operation), keyword("json", Json, False)]
@@ -231,7 +229,7 @@ def command_of_several(of: str, say: Callable[[Any], str], *, ask: str = "", don
             if json:
                 echo_json(msgspec.to_builtins(counted))
             else:
-                echo(tr(_MATCHING[operation.noun] if counted.dry_run else done, count=counted.count))
+                say(_MATCHING[operation.noun] if counted.dry_run else done, count=counted.count)
             return
         if of_many is None and ask:
             confirm(tr(ask, count=len(things or ())), yes, json)
@@ -245,7 +243,7 @@ def command_of_several(of: str, say: Callable[[Any], str], *, ask: str = "", don
                 echo_error(answer)
                 answer, code = {"error": str(answer)}, 1
             elif not json:
-                echo(f"{printable(name)}  {say(answer)}")
+                echo(f"{printable(name)}  {tell(answer)}")
             found.append({thing: name} | msgspec.to_builtins(answer))
         if json:
             echo_json(found)
@@ -271,7 +269,7 @@ def _many(operation: Operation, values: dict[str, Any], db: str, *, ask: str, ye
     total = run(msgspec.structs.replace(params, dry_run=True)).count if ask else None
     if total:
         confirm(tr(ask, count=total), yes, as_json)  # in no loop, which would take a Ctrl-C
-    with progress_bar(operation.word, total, quiet=as_json) as bar:
+    with ProgressBar(operation.word, total, quiet=as_json) as bar:
         return run(params, progress=bar.update)
 
 
@@ -284,24 +282,22 @@ def add_others(app: typer.Typer, noun: str) -> None:
             command_of(name)
 
 
-def listed(
-    none: str, *columns: Callable[[Sequence[Any]], Column], more: Callable[[Any], str] | None = None
-) -> Callable[..., None]:
+def listed(none: str, *columns: Column, more: str = "") -> Callable[..., None]:
     """Return what prints the things that are listed first in an answer, as a table, or says that there are none.
 
-    It may also get the shortened ids, which the first column shows. ``more`` returns what is printed where there are
-    more things than these.
+    It may also get the shortened ids, which the first column shows. ``more`` is said where there are more things
+    than these, with the fields of the answer and their ``{count}``.
     """
 
     def show(answer: msgspec.Struct, ids: Mapping[object, str] = {}) -> None:
         rows = next(value for value in msgspec.structs.astuple(answer) if isinstance(value, list))
         if not rows:
-            echo(tr(none))
+            say(none)
             return
-        first, *rest = (each(rows) for each in columns)
-        echo_table([replace(first, cells=[ids.get(cell, cell) for cell in first.cells]), *rest])
-        if more is not None and getattr(answer, "more", False):
-            echo(more(answer))
+        first, *rest = columns
+        echo_table(rows, (replace(first, cell=lambda row: ids.get(name := first.of(row), name)), *rest))
+        if more and getattr(answer, "more", False):
+            say(more, count=len(rows), **msgspec.structs.asdict(answer))
 
     return show
 
@@ -330,9 +326,9 @@ def show_plainly(answer: msgspec.Struct) -> None:
     for name, value in msgspec.to_builtins(answer).items():  # without fields that are not set
         things = getattr(answer, name)
         if value and isinstance(things, list) and all(isinstance(each, msgspec.Struct) for each in things):
-            headers = things[0].__struct_encode_fields__
-            rows = [[_cell(row.get(header)) for header in headers] for row in value]
-            echo_table(columns_of([each.upper() for each in headers], rows))
+            names = things[0].__struct_encode_fields__
+            rows = [[_cell(row.get(each)) for each in names] for row in value]
+            echo_table(rows, [Column(each.upper(), place) for place, each in enumerate(names)])
         else:
             echo(f"{name}: {'-' if value in (None, '') else printable(_cell(value))}")
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 from aiotaskq.cli.docs import page
-from aiotaskq.cli.i18n import marked, tr, translated
-from aiotaskq.cli.layout import columns_of
+from aiotaskq.cli.i18n import tr, translated
 from aiotaskq.cli.options import DEFAULT_DB, argument, command, option, program
-from aiotaskq.cli.output import echo, echo_table
+from aiotaskq.cli.output import Column, echo, echo_table, say
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 
@@ -22,20 +21,18 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @command(
-    "init",
-    tr("Write a starter application or an example into a folder; it runs as it is, and no file is overwritten."),
+    "init", "Write a starter application or an example into a folder; it runs as it is, and no file is overwritten."
 )
 def init(
-    folder: Annotated[Path, argument(tr("The folder; default the current one."), "FOLDER")] = Path(),
+    folder: Annotated[Path, argument("The folder; default the current one.", "FOLDER")] = Path(),
     example: Annotated[
         str | None,
-        option(tr("Write this example instead; --list names them."), "--example", metavar="NAME"),
+        option("Write this example instead; --list names them.", "--example", metavar="NAME"),
     ] = None,
-    listed: Annotated[bool, option(tr("List the examples."), "--list")] = False,
+    listed: Annotated[bool, option("List the examples.", "--list")] = False,
 ) -> None:
     if listed:
-        rows = list(summaries().items())
-        echo_table(columns_of([marked("name"), marked("contents")], rows, contents=20))
+        echo_table(list(summaries().items()), (Column("name", 0), Column("contents", 1, least=20)))
     elif example is None:
         _write(folder, {NAME: application()})
         _say_how_to_start(folder)
@@ -46,7 +43,7 @@ def init(
         files = {path.name: path.read_text(encoding="utf-8") for path in sorted((EXAMPLES / example).glob("*.py"))}
         _write(folder, files)
         names = tr(", ").join(printable(folder / name) for name in files)
-        echo(tr("wrote {names}; the first lines of {main} say how to run it", names=names, main=NAME))
+        say("wrote {names}; the first lines of {main} say how to run it", names=names, main=NAME)
 
 
 def examples() -> list[str]:
@@ -79,7 +76,7 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
 
 def _say_how_to_start(folder: Path) -> None:
     path, me = folder / NAME, program()
-    echo(tr("wrote {path}; try:", path=printable(path)))
+    say("wrote {path}; try:", path=path)
     if folder != Path():
         echo(f"  cd {shlex.quote(os.fspath(folder))}")
     echo(f"  {me} run app:tq")

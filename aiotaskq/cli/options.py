@@ -91,16 +91,16 @@ def command(name: str, help: str, short: str | None = None, **settings: Any) -> 
     """Return a decorator that makes a function a command, or one of a group: ``db copy``."""
     place, _, own = name.rpartition(" ")
     app = apps.setdefault(place, group()) if place else apps.setdefault(name, typer.Typer())
-    return app.command(own, cls=Command, help=help, short_help=short, **settings)
+    return app.command(own, cls=Command, help=tr(help), short_help=None if short is None else tr(short), **settings)
 
 
 def option(help: str, *names: str, metavar: str = "TEXT", **settings: Any) -> Any:
-    return typer.Option(*names, help=help, metavar=metavar, **settings)
+    return typer.Option(*names, help=tr(help), metavar=metavar, **settings)
 
 
 def argument(help: str, metavar: str, **settings: Any) -> Any:
     """Return an argument of typer, without its default in the help."""
-    return typer.Argument(metavar=metavar, help=help, show_default=False, **settings)
+    return typer.Argument(metavar=metavar, help=tr(help), show_default=False, **settings)
 
 
 def program() -> str:
@@ -115,12 +115,12 @@ COMPLETE = "_AIOTASKQ_COMPLETE"  # environment variable; set by the shell for co
 DEFAULT_DB = "sqlite:///aiotaskq.db"
 Db = Annotated[
     str,
-    option(tr("The URL of the store, as sqlite:///app.db."), "--db", metavar="URL", envvar="AIOTASKQ_DATABASE_URL"),
+    option("The URL of the store, as sqlite:///app.db.", "--db", metavar="URL", envvar="AIOTASKQ_DATABASE_URL"),
 ]
 SchedulesUrl = Annotated[
     str | None,
     option(
-        tr("The URL of the schedules' store, if it is another one."),
+        "The URL of the schedules' store, if it is another one.",
         "--schedules",
         metavar="URL",
         envvar="AIOTASKQ_SCHEDULES_URL",
@@ -129,7 +129,7 @@ SchedulesUrl = Annotated[
 App = Annotated[
     str | None,
     option(
-        tr("The TaskQ of your application, as app:tq for 'tq' in app.py."),
+        "The TaskQ of your application, as app:tq for 'tq' in app.py.",
         "--app",
         metavar="MODULE:TQ",
         envvar="AIOTASKQ_APP",
@@ -138,10 +138,10 @@ App = Annotated[
 ]
 Target = Annotated[
     str,
-    argument(tr("The TaskQ of your application, as app:tq for 'tq' in app.py."), "MODULE:TQ", envvar="AIOTASKQ_APP"),
+    argument("The TaskQ of your application, as app:tq for 'tq' in app.py.", "MODULE:TQ", envvar="AIOTASKQ_APP"),
 ]
-Json = Annotated[bool, option(tr("Print only JSON on standard output."), "--json")]
-Yes = Annotated[bool, option(tr("Do not ask."), "--yes", "-y")]
+Json = Annotated[bool, option("Print only JSON on standard output.", "--json")]
+Yes = Annotated[bool, option("Do not ask.", "--yes", "-y")]
 
 
 def confirm(question: str, yes: bool, as_json: bool) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import sys
 from collections.abc import Coroutine
@@ -20,12 +19,12 @@ from msgspec import Struct
 
 from aiotaskq.app.internal import RunOptions, internal
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.application import load
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.options import check_target, option
-from aiotaskq.cli.output import echo_stderr
+from aiotaskq.cli.options import check_target
+from aiotaskq.cli.output import begin_lines, say_stderr
 from aiotaskq.cli.parameters import given_to, keyword, options_from, register
 from aiotaskq.cli.shutdown import HOW_TO_STOP, STOPPED, Deadline, Lifeline, Signals, WorkerOptions
+from aiotaskq.cli.store_access import load
 from aiotaskq.cli.supervisor import Supervisor, words_of
 from aiotaskq.cli.web import SITE, Site, serving
 from aiotaskq.core.masking import mask
@@ -33,7 +32,7 @@ from aiotaskq.core.stopping import ExitCode
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.logging import NOWHERE, bind_task
-from aiotaskq.log import log, output, printable
+from aiotaskq.log import log, output
 from aiotaskq.operations.fields import about
 from aiotaskq.runtime.hooks import HookCall
 from aiotaskq.runtime.task_log import log_completed
@@ -47,17 +46,15 @@ LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 class Own(Struct):
     """The options of ``run`` that a supervisor does not pass on."""
 
-    processes: Annotated[
-        int, about(marked("Number of worker processes; one that ends is started again."), ge=1, le=1_000)
-    ] = 1
-    web: Annotated[bool, about(marked("Also serve the dashboard and the operations API."))] = False
+    processes: Annotated[int, about("Number of worker processes; one that ends is started again.", ge=1, le=1_000)] = 1
+    web: Annotated[bool, about("Also serve the dashboard and the operations API.")] = False
     reload: Annotated[
-        bool, about(marked("Start again when a Python file below this folder has changed. Needs the extra reload."))
+        bool, about("Start again when a Python file below this folder has changed. Needs the extra reload.")
     ] = False
 
 
-Number = Annotated[int, option("Which of a supervisor's processes this is.", hidden=True)]
-Descriptor = Annotated[int, option("The descriptor of the socket to the supervisor.", hidden=True)]
+Number = Annotated[int, typer.Option(help="Which of a supervisor's processes this is.", hidden=True)]
+Descriptor = Annotated[int, typer.Option(help="The descriptor of the socket to the supervisor.", hidden=True)]
 
 
 def _run(processes: int, web: bool, reload: bool, number: int, lifeline: int, **given: Any) -> None:
@@ -85,7 +82,7 @@ register(
     "run",
     _run,
     [*_OPTIONS, *_OWN, *SITE, *_HIDDEN],
-    tr("Run workers and the scheduler of your application until SIGINT or SIGTERM; a second signal skips the drain."),
+    "Run workers and the scheduler of your application until SIGINT or SIGTERM; a second signal skips the drain.",
 )
 
 
@@ -97,27 +94,24 @@ SHOWN = 5  # tasks that are listed
 class DrainReport:
     """Reports the two stages of a stop: the drain, in which handlers may end, and the grace after their cancel."""
 
-    def __init__(self, tq: TaskQ, drain: float, grace: float, prefix: str) -> None:
-        """``drain`` and ``grace`` in seconds; each line begins with ``prefix``."""
+    def __init__(self, tq: TaskQ, drain: float, grace: float) -> None:
+        """``drain`` and ``grace`` in seconds."""
         self._tq = tq
         self._drain = drain
         self._grace = grace
-        self._prefix = prefix
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
         """Report that the drain begins. Called in the event loop."""
         if not self._running:
-            echo_stderr(self._prefix + tr("stopping: no task is running"))
+            say_stderr("stopping: no task is running")
             return
-        seconds = f"{self._drain:g}"
         said = marked(
             "stopping: waiting up to {seconds} s for running tasks ({count}): {tasks}; a second signal does not wait"
         )
-        self._say(said, seconds=seconds)
-        self._timer = asyncio.get_running_loop().call_later(
-            self._drain, self.cancelled, tr("after {seconds} s", seconds=seconds)
-        )
+        self._say(said, seconds=f"{self._drain:g}")
+        why = tr("after {seconds} s", seconds=f"{self._drain:g}")
+        self._timer = asyncio.get_running_loop().call_later(self._drain, self.cancelled, why)
 
     def cancelled(self, why: str) -> None:
         """Report that the drain is over, and why."""
@@ -140,10 +134,9 @@ class DrainReport:
         names = []
         for task in self._running[:SHOWN]:
             since = tr("for {seconds} s", seconds=max(0, now - (task.started_at or now)))
-            names.append(f"{printable(task.type)} {task.task_id} ({since})")
+            names.append(f"{task.type} {task.task_id} ({since})")
         names += ["…"] if len(self._running) > SHOWN else []
-        said = tr(text, **values, count=len(self._running), tasks=tr(", ").join(names))
-        echo_stderr(self._prefix + printable(said, 2_000))
+        say_stderr(text, **values, count=len(self._running), tasks=tr(", ").join(names))
 
 
 FORMAT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> | <level>{level:<8}</level> | {name} - <level>{message}</level>"
@@ -160,8 +153,7 @@ def run_workers(
     that the application started does not end in time: then it ends the process.
     """
     prefix = f"[{lifeline.number}] " if lifeline is not None and lifeline.number else ""
-    deadline = Deadline(functools.partial(_force, prefix))
-    signals = Signals(deadline, options.drain, options.grace)
+    signals = Signals(Deadline(_force), options.drain, options.grace)
     if lifeline is not None:
         lifeline.watch(signals)
     if isinstance(sys.stdout, TextIOWrapper):
@@ -182,7 +174,7 @@ def run_workers(
         tq.on("completed", _completed)
     names = None if options.queues is None else [name for part in options.queues.split(",") if (name := part.strip())]
     where = tr("all queues") if names is None else tr("queues {names}", names=", ".join(names))
-    what = tr(
+    say_stderr(
         "{target} on {url}: concurrency {concurrency}; {where}; handlers: {types}",
         target=options.target,
         url=mask(tq.url),
@@ -190,9 +182,8 @@ def run_workers(
         where=where,
         types=", ".join(sorted(internal(tq).registered.handlers)) or tr("none"),
     )
-    echo_stderr(prefix + printable(what, 1_000))
     run = RunOptions(options.concurrency, names, drain=options.drain, grace=options.grace)
-    return _run_until_done(_work(tq, run, signals, lifeline, prefix, served))
+    return _run_until_done(_work(tq, run, signals, lifeline, served))
 
 
 def _run_until_done(work: Coroutine[Any, Any, int]) -> int:
@@ -218,12 +209,11 @@ async def _work(
     options: RunOptions,
     signals: Signals,
     lifeline: Lifeline | None,
-    prefix: str,
     served: dict[str, Any] | None,
 ) -> int:
     code: int = 1
     stop = _Stop(lifeline)
-    report = DrainReport(tq, *options.times, prefix)
+    report = DrainReport(tq, *options.times)
 
     def begin() -> None:
         stop.set()
@@ -242,7 +232,7 @@ async def _work(
     finally:
         report.end()
         signals.detach(code)
-    echo_stderr(prefix + tr(STOPPED[ended]))
+    say_stderr(STOPPED[ended])
     if ended is ExitCode.ABANDONED:  # the end of the loop would wait for the handlers
         await logger.complete()
         _end_now(ended)
@@ -260,12 +250,13 @@ class _Stop(asyncio.Event):
         if self._lifeline is not None:
             self._lifeline.ready()
         else:
-            echo_stderr(tr(HOW_TO_STOP))
+            say_stderr(HOW_TO_STOP)
         return await super().wait()
 
 
 def show_log(level: str, prefix: str = "") -> None:
-    """Write the log of aiotaskq to standard error; each line begins with the prefix."""
+    """Write the log of aiotaskq to standard error; each line begins with the prefix, also those of the command."""
+    begin_lines(prefix)
 
     def line(record: Record) -> str:
         where = " <dim>[{extra[type]} {extra[task_id]}]</dim>" if record["extra"]["task_id"] != NOWHERE else ""
@@ -277,8 +268,8 @@ def show_log(level: str, prefix: str = "") -> None:
     output("DEBUG", to="loguru")  # the sink filters by its level
 
 
-def _force(prefix: str, code: int) -> None:
-    echo_stderr(prefix + tr("terminated: the process did not stop in time"))
+def _force(code: int) -> None:
+    say_stderr("terminated: the process did not stop in time")
     _end_now(code)
 
 

@@ -8,12 +8,10 @@ from msgspec import to_builtins
 
 from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.application import warn_of_unknown
 from aiotaskq.cli.door import command_of, command_of_several, listed, params_of, show_fields, time_of
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.layout import column, width_of_output
-from aiotaskq.cli.output import echo, json_text
-from aiotaskq.cli.store_access import short_schedule_ids
+from aiotaskq.cli.output import Column, echo, json_text, say, width_of_output
+from aiotaskq.cli.store_access import short_schedule_ids, warn_of_unknown
 from aiotaskq.cli.times import duration, local_time, shown
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import printable
@@ -75,7 +73,7 @@ def _show_backfilled(found: Backfilled) -> None:
         echo(shown(time))
     pushed = found.pushed or not found.times
     said = marked("tasks pushed: {count}") if pushed else marked("tasks that would be pushed: {count}")
-    echo(tr(said, count=len(found.times)))
+    say(said, count=len(found.times))
 
 
 def _show_planned(found: PlannedTimes) -> None:
@@ -88,7 +86,7 @@ def _show_planned(found: PlannedTimes) -> None:
             line += "  " + tr("starts {time}", time=datetime.fromisoformat(run.start).isoformat(" ", "seconds"))
         echo(line)
     if not found.planned:
-        echo(tr("it is finished and will not run again"))
+        say("it is finished and will not run again")
 
 
 DAYS = tuple(map(marked, ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")))
@@ -109,23 +107,23 @@ def _style(state: object) -> str:
 
 STYLES = {marked("active"): "green", marked("paused"): "yellow", marked("disabled"): "red", marked("finished"): ""}
 COLUMNS = (
-    column("SCHEDULE_ID", "task_id", rank=1),
-    column("NAME", "name", least=12, good=24),
-    column("TYPE", "task_type", rank=4, least=10, good=16),
-    column("WHEN", _when, least=15, good=28),
-    column("NEXT", lambda each: shown(each.next_run_at) or "-"),
-    column("RUNS", _runs, rank=3),
-    column("STATE", lambda each: tr(each.state), style=_style),
-    column("PARAMS", params_of, least=20, plain=("",)),
+    Column("SCHEDULE_ID", "task_id", rank=1),
+    Column("NAME", "name", least=12, good=24),
+    Column("TYPE", "task_type", rank=4, least=10, good=16),
+    Column("WHEN", _when, least=15, good=28),
+    Column("NEXT", lambda each: shown(each.next_run_at) or "-"),
+    Column("RUNS", _runs, rank=3),
+    Column("STATE", lambda each: tr(each.state), style=_style),
+    Column("PARAMS", params_of, least=20, plain=("",)),
 )
 HISTORY = (
-    column("AT", time_of("at")),
-    column("WHAT", _outcome, style=lambda text: "yellow" if str(text).startswith(tr("skipped")) else ""),
-    column("DUE", _dues, least=16),
-    column("TIMES", lambda each: f"{each.count:,}" if each.due else "", rank=2),
-    column("STARTS", time_of("start"), rank=1),
+    Column("AT", time_of("at")),
+    Column("WHAT", _outcome, style=lambda text: "yellow" if str(text).startswith(tr("skipped")) else ""),
+    Column("DUE", _dues, least=16),
+    Column("TIMES", lambda each: f"{each.count:,}" if each.due else "", rank=2),
+    Column("STARTS", time_of("start"), rank=1),
 )
-command_of("schedules.list", listed(marked("no schedules"), *COLUMNS), beside=_ids, utc=True)
+command_of("schedules.list", listed("no schedules", *COLUMNS), beside=_ids, utc=True)
 command_of("schedules.get", _show, utc=True)
 command_of("schedules.add", _show_id, arguments=["name", "type", "params"], beside=_unknown, with_app=True)
 command_of("schedules.update", _show_id, with_app=True)
@@ -134,6 +132,6 @@ command_of_several("schedules.resume", _say_state)
 command_of_several("schedules.run_now", lambda fired: tr("fired {task_id}", task_id=fired.task_id))
 asked = marked("Schedules to delete: {count}. Continue?")
 command_of_several("schedules.delete", lambda _: tr("deleted"), ask=asked)
-command_of("schedules.history", listed(marked("nothing was due yet"), *HISTORY), utc=True)
+command_of("schedules.history", listed("nothing was due yet", *HISTORY), utc=True)
 command_of("schedules.backfill", _show_backfilled, utc=True)
 command_of("schedules.preview", _show_planned, arguments=["schedule"], pure=lambda given: "schedule" not in given)

@@ -40,12 +40,12 @@ STOPPED = {
 class WorkerOptions(Struct, frozen=True):
     """What a worker process runs: the options of ``run`` that a supervisor passes on."""
 
-    target: Annotated[str, about(marked("The TaskQ of your application, as app:tq for 'tq' in app.py."))]
-    concurrency: Annotated[int, about(marked("Number of tasks that run concurrently."), ge=1, le=10_000)] = 10
-    queues: Annotated[str, about(marked("Process only these queues."))] | None = None
-    drain: Annotated[float, about(marked("Seconds that running tasks have to end after a signal."), ge=0)] = 25.0
-    grace: Annotated[float, about(marked("Seconds that they have after their cancellation."), ge=0)] = 5.0
-    log_level: Annotated[str, about(marked("TRACE, DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL."))] = "INFO"
+    target: Annotated[str, about("The TaskQ of your application, as app:tq for 'tq' in app.py.")]
+    concurrency: Annotated[int, about("Number of tasks that run concurrently.", ge=1, le=10_000)] = 10
+    queues: Annotated[str, about("Process only these queues.")] | None = None
+    drain: Annotated[float, about("Seconds that running tasks have to end after a signal.", ge=0)] = 25.0
+    grace: Annotated[float, about("Seconds that they have after their cancellation.", ge=0)] = 5.0
+    log_level: Annotated[str, about("TRACE, DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL.")] = "INFO"
 
 
 class Deadline:

@@ -24,14 +24,14 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.output import echo_error, echo_stderr
+from aiotaskq.cli.output import echo_error, echo_stderr, say_stderr
 from aiotaskq.cli.shutdown import HOW_TO_STOP, MARGIN, STOPPED, Deadline, Signals, WorkerOptions
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.errors import missing
 from aiotaskq.core.stopping import ExitCode
 from aiotaskq.core.task import SECOND
-from aiotaskq.log import log, printable
+from aiotaskq.log import log
 
 QUICK = 10.0  # seconds; a process that ends sooner is restarted after a growing pause
 MAX_PAUSE = 30.0  # seconds between two starts
@@ -131,7 +131,7 @@ class Supervisor:
         finally:
             self._signals.detach(self._worst)
         if self._worst in STOPPED:
-            echo_stderr(tr(STOPPED[ExitCode(self._worst)]))
+            say_stderr(STOPPED[ExitCode(self._worst)])
         return self._worst
 
     # ---- keeping one running ----
@@ -215,8 +215,8 @@ class Supervisor:
         async for changes in awatch(".", watch_filter=PythonFilter(), stop_event=self._stopping):
             names = sorted({str(Path(path).relative_to(Path.cwd())) for _, path in changes})
             more = ["…"] if len(names) > SHOWN else []
-            files = printable(tr(", ").join([*names[:SHOWN], *more]))
-            echo_stderr(tr("changed: {files}; the workers start again", files=files))
+            files = tr(", ").join([*names[:SHOWN], *more])
+            say_stderr("changed: {files}; the workers start again", files=files)
             self._start_again()
 
     def _start_again(self) -> None:
@@ -249,7 +249,7 @@ class Supervisor:
         self._worst = max(self._worst, code if code in tuple(ExitCode) else ExitCode.ABANDONED)
 
     def _force(self, code: int) -> None:
-        echo_stderr(tr("terminated: some processes did not stop in time and are killed"))
+        say_stderr("terminated: some processes did not stop in time and are killed")
         for child in list(self._children.values()):
             child.kill_group()
         os._exit(code)

@@ -9,7 +9,6 @@ import typer
 
 from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.application import load_quietly, warn_of_unknown
 from aiotaskq.cli.door import (
     command_of,
     command_of_several,
@@ -21,11 +20,20 @@ from aiotaskq.cli.door import (
     with_target,
 )
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.layout import LONG, column, width_of_output
 from aiotaskq.cli.options import DEFAULT_DB, Db, Json, argument, command, option, store_of
-from aiotaskq.cli.output import echo, echo_error, echo_json, echo_stderr, json_text
+from aiotaskq.cli.output import (
+    LONG,
+    Column,
+    echo,
+    echo_error,
+    echo_json,
+    echo_stderr,
+    json_text,
+    say_stderr,
+    width_of_output,
+)
 from aiotaskq.cli.parameters import keyword, register
-from aiotaskq.cli.store_access import actor, short_ids, with_tq
+from aiotaskq.cli.store_access import actor, load_quietly, short_ids, warn_of_unknown, with_tq
 from aiotaskq.cli.times import Utc, ago, duration, local, local_time, shown
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import from_iso, to_iso
@@ -94,18 +102,18 @@ def worker_text(task: TaskView) -> str:
 
 STYLES = {"running": "cyan", "completed": "green", "failed": "bold red", "cancelled": "yellow", "expired": "yellow"}
 COLUMNS = (
-    column("TASK_ID", "task_id"),
-    column("TYPE", "type", least=12, good=20),
-    column("STATUS", "status", style=lambda status: STYLES.get(str(status), "")),
-    column("ATTEMPT", _attempt, rank=5),
-    column("AGE", lambda task: ago(task.created_at), rank=4),
-    column("DUE", _due, rank=2),
-    column("RUN", run_text, rank=6),
-    column("PROGRESS", lambda task: progress_text(task.progress), rank=7, least=10, good=14),
-    column("QUEUE", "queue", rank=3, least=8, good=14, plain=("default",)),
-    column("WORKER", worker_text, rank=8, least=14, good=20),
-    column("ERROR", "error", rank=1, least=16, good=30),
-    column("PARAMS", params_of, least=20, plain=("",)),
+    Column("TASK_ID", "task_id"),
+    Column("TYPE", "type", least=12, good=20),
+    Column("STATUS", "status", style=lambda status: STYLES.get(str(status), "")),
+    Column("ATTEMPT", _attempt, rank=5),
+    Column("AGE", lambda task: ago(task.created_at), rank=4),
+    Column("DUE", _due, rank=2),
+    Column("RUN", run_text, rank=6),
+    Column("PROGRESS", lambda task: progress_text(task.progress), rank=7, least=10, good=14),
+    Column("QUEUE", "queue", rank=3, least=8, good=14, plain=("default",)),
+    Column("WORKER", worker_text, rank=8, least=14, good=20),
+    Column("ERROR", "error", rank=1, least=16, good=30),
+    Column("PARAMS", params_of, least=20, plain=("",)),
 )
 """The columns of a list of tasks."""
 
@@ -184,10 +192,10 @@ def _value(step: StepView) -> str:
 
 
 STEPS = (
-    column("AT", lambda step: shown(step.at)),
-    column("KIND", _kind),
-    column("NAME", _label, least=16),
-    column("VALUE", _value, least=16),
+    Column("AT", lambda step: shown(step.at)),
+    Column("KIND", _kind),
+    Column("NAME", _label, least=16),
+    Column("VALUE", _value, least=16),
 )
 """The columns of the steps of a task."""
 
@@ -220,7 +228,7 @@ def _show(task: TaskDetail) -> None:
 def _copied(copy: Copied) -> None:
     echo(copy.task_id)
     if not copy.created:
-        echo_stderr(tr("not pushed: a task with this key exists"))
+        say_stderr("not pushed: a task with this key exists")
 
 
 def _cancelled(task: TaskState) -> str:
@@ -234,92 +242,88 @@ HELP = tr(
 )
 Wait = Annotated[
     float | None,
-    option(tr("Wait at most so long for the task to end, and print its result."), "--wait", min=0.0, metavar="SECONDS"),
+    option("Wait at most so long for the task to end, and print its result.", "--wait", min=0.0, metavar="SECONDS"),
 ]
 
 
 def _push(context: typer.Context, db: str, target: str | None, wait: float | None, json: bool, **given: Any) -> None:
     params: PushBody = read(tasks["push"], values_of(tasks["push"], given))
-    name, queue = params.type, params.queue or "default"
     url = store_of(context, db, target)
     app = None if target is None else load_quietly(target)
 
-    async def work(tq: TaskQ) -> tuple[int, dict[str, Any], str | None]:
+    async def work(tq: TaskQ) -> tuple[dict[str, Any], ResultTimeout | TaskFailed | None]:
         registered = internal(tq).registered
         pushed: Pushed = await perform(tasks["push"], Access(tq, True), params, "cli", actor())
         handle, answer = tq.handle(pushed.task_id), msgspec.to_builtins(pushed)
         if not json:  # now: it may take long
             echo(handle.task_id) if wait is None else echo_stderr(handle.task_id)
             if not pushed.created:
-                handler = registered.handlers.get(name)
+                handler = registered.handlers.get(params.type)
                 declared = {} if handler is None or params.throttle is not None else handler.pushed
                 waits = params.debounce is not None or declared.get("debounce") is not None
-                echo_stderr(
-                    tr("the task that waits was changed") if waits else tr("not pushed: a task with this key exists")
-                )
-        code, more = 0, dict[str, Any]()
-        problem: str | None = None
+                say_stderr("the task that waits was changed" if waits else "not pushed: a task with this key exists")
+        problem: ResultTimeout | TaskFailed | None = None
         try:
             if wait is not None:
-                more = {"status": "completed", "result": await handle.result(wait)}
-        except ResultTimeout as error:
-            code, more, problem = NOT_IN_TIME, {"status": str(await handle.status())}, str(error)
+                return answer | {"status": "completed", "result": await handle.result(wait)}, None
         except TaskFailed as error:
-            code, more, problem = 1, {"status": str(error.task.status), "error": error.error}, str(error)
-        if code != 1 and "result" not in more and not registered.knows(name):
-            await warn_of_unknown(tq, name, queue)
-        return code, answer | more, problem
+            return answer | {"status": str(error.task.status), "error": error.error}, error
+        except ResultTimeout as error:
+            problem, answer["status"] = error, str(await handle.status())
+        if not registered.knows(params.type):
+            await warn_of_unknown(tq, params.type, params.queue or "default")
+        return answer, problem
 
-    code, answer, problem = with_tq(url, work, app=app, adds=True)
+    answer, problem = with_tq(url, work, app=app, adds=True)
     if json:
         echo_json(answer)
-    elif problem is None and wait is not None:
+    elif "result" in answer:
         echo_json(answer["result"])
     if problem is not None:
-        said, _, rest = problem.partition("\n")
+        said, _, rest = str(problem).partition("\n")
         echo_error(said)
         for line in [] if json else without_passwords(rest.strip("\n")).splitlines():  # a traceback
             echo_stderr(printable(line, LONG))
-    raise typer.Exit(code)
+        raise typer.Exit(NOT_IN_TIME if isinstance(problem, ResultTimeout) else 1)
 
 
 _PUSH = [*options_of(tasks["push"], ["type", "params"]), *with_target()]
 for _name in ("push", "tasks push"):
     register(_name, _push, [*_PUSH, keyword("wait", Wait, None), keyword("json", Json, False)], HELP)
-command_of("tasks.list", listed(marked("no tasks"), *COLUMNS), beside=_ids, with_app=True)
+command_of("tasks.list", listed("no tasks", *COLUMNS), beside=_ids, with_app=True)
 command_of("tasks.get", _show, utc=True, with_app=True)
-command_of("tasks.steps", listed(marked("no steps"), *STEPS), utc=True, with_app=True)
+command_of("tasks.steps", listed("no steps", *STEPS), utc=True, with_app=True)
 command_of("tasks.edit", _show, utc=True)
 command_of_several(
     "tasks.retry",
     lambda _task: tr("pending again"),
-    ask=marked("Tasks to retry: {count}. Continue?"),
-    done=marked("tasks retried: {count}"),
+    ask="Tasks to retry: {count}. Continue?",
+    done="tasks retried: {count}",
 )
 command_of("tasks.rerun", _copied, with_app=True)
 command_of_several("tasks.run_now", lambda _task: tr("due now"))
 command_of_several(
     "tasks.cancel",
     _cancelled,
-    ask=marked("Tasks to cancel: {count}. Continue?"),
-    done=marked("tasks cancelled, or asked to stop: {count}"),
+    ask="Tasks to cancel: {count}. Continue?",
+    done="tasks cancelled, or asked to stop: {count}",
 )
 command_of_several(
     "tasks.delete",
     lambda _none: tr("deleted"),
-    ask=marked("Tasks to delete: {count}. Continue?"),
-    done=marked("tasks deleted: {count}"),
+    ask="Tasks to delete: {count}. Continue?",
+    done="tasks deleted: {count}",
 )
 
-TaskId = Annotated[str, argument(tr("A task id, or the beginning of one."), "TASK_ID")]
-Follow = Annotated[bool, option(tr("Go on until the task has ended."), "--follow", "-f")]
-After = Annotated[int, option(tr("Only entries behind this number."), "--after", min=0, metavar="N")]
+TaskId = Annotated[str, argument("A task id, or the beginning of one.", "TASK_ID")]
+Follow = Annotated[bool, option("Go on until the task has ended.", "--follow", "-f")]
+After = Annotated[int, option("Only entries behind this number.", "--after", min=0, metavar="N")]
 
 
 @command(
     "tasks log",
-    tr("Show what a task has written with log and stream, which may be secret; with --follow until its end."),
-    tr("Show, and follow, what a task has written with log and stream."),
+    "Show what a task has written with log and stream, which may be secret; with --follow until its end.",
+    "Show, and follow, what a task has written with log and stream.",
 )
 def log(
     task_id: TaskId,

@@ -15,7 +15,7 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import from_iso, from_now, seconds_of, to_datetime, to_iso
 from aiotaskq.core.task import SECOND
 
-Utc = Annotated[bool, option(tr("Times are in UTC, not in the local time zone."), "--utc")]
+Utc = Annotated[bool, option("Times are in UTC, not in the local time zone.", "--utc")]
 in_utc = ContextVar("in_utc", default=False)
 """Whether the command was given ``--utc``."""
 

@@ -18,12 +18,9 @@ from aiotaskq.cli.output import echo_error
 SHELLS = ("bash", "zsh", "fish")
 
 
-@command(
-    "completion",
-    tr("Print the shell completion script, to be used as: source <(aiotaskq completion bash)."),
-)
+@command("completion", "Print the shell completion script, to be used as: source <(aiotaskq completion bash).")
 def completion(
-    shell: Annotated[str, argument(tr("Your shell."), "bash|zsh|fish")],
+    shell: Annotated[str, argument("Your shell.", "bash|zsh|fish")],
 ) -> None:
     if shell not in SHELLS:
         wrong = tr("use {names} (got {shell})", names=", ".join(SHELLS), shell=repr(shell))
@@ -38,7 +35,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 @command(
     "bench",
-    tr("Run the benchmarks of the checkout that aiotaskq was installed from. All options are passed on to them."),
+    "Run the benchmarks of the checkout that aiotaskq was installed from. All options are passed on to them.",
     # All that follows goes to the benchmarks, --help too.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )

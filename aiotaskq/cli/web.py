@@ -13,31 +13,31 @@ from typing import Annotated, Any
 from msgspec import Struct, structs
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.i18n import marked, tr, translated
+from aiotaskq.cli.i18n import tr, translated
 from aiotaskq.cli.options import DEFAULT_DB, Db, SchedulesUrl
-from aiotaskq.cli.output import echo_stderr
+from aiotaskq.cli.output import say_stderr
 from aiotaskq.cli.parameters import given_to, keyword, options_from, register
 from aiotaskq.cli.store_access import refuse_unready, with_tq
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import ValidationError
 from aiotaskq.operations.fields import about
 
-Port = Annotated[int, about(marked("Port of the dashboard and the operations API."), ge=0, le=65_535)]
+Port = Annotated[int, about("Port of the dashboard and the operations API.", ge=0, le=65_535)]
 ShowArgs = Annotated[
-    bool, about(marked("Show params, results, logs, public values and messages of errors, which may contain secrets."))
+    bool, about("Show params, results, logs, public values and messages of errors, which may contain secrets.")
 ]
 
 
 class Site(Struct, frozen=True):
     """Address and access rules of the operations API: the options of ``web`` and of ``run --web``."""
 
-    host: Annotated[str, about(marked("Address of the dashboard and the operations API."))] = "127.0.0.1"
+    host: Annotated[str, about("Address of the dashboard and the operations API.")] = "127.0.0.1"
     port: Port = 8765
     token_env: Annotated[
-        str | None, about(marked("Environment variable that holds the token of the dashboard and the operations API."))
+        str | None, about("Environment variable that holds the token of the dashboard and the operations API.")
     ] = None
-    token_file: Annotated[str, about(marked("File with this token in its first line."))] | None = None
-    read_only: Annotated[bool, about(marked("Let the dashboard and the operations API change nothing."))] = False
+    token_file: Annotated[str, about("File with this token in its first line.")] | None = None
+    read_only: Annotated[bool, about("Let the dashboard and the operations API change nothing.")] = False
     show_args: ShowArgs = False
 
     def arguments(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _web(db: str, schedules: str | None, **given: Any) -> None:
     serve(TaskQ(db, schedules=schedules), **served, started=functools.partial(_started, mask(db)))
 
 
-register("web", _web, [*STORES, *SITE], tr("Serve the dashboard and the operations API of a store until Ctrl-C."))
+register("web", _web, [*STORES, *SITE], "Serve the dashboard and the operations API of a store until Ctrl-C.")
 
 
 def token_of(token_env: str | None, token_file: str | None) -> str | None:
@@ -90,7 +90,7 @@ def token_of(token_env: str | None, token_file: str | None) -> str | None:
 
 
 def _started(store: str, url: str) -> None:
-    echo_stderr(tr("dashboard and operations API of {store} on {url}", store=store, url=url))
+    say_stderr("dashboard and operations API of {store} on {url}", store=store, url=url)
 
 
 @contextlib.asynccontextmanager
@@ -120,10 +120,8 @@ class Assisted(Struct):
     write: Annotated[
         bool,
         about(
-            marked(
-                "Also let it change what it shows: push, edit and delete tasks, schedules and values, emit events, "
-                "steer groups, queues, limits and workers."
-            )
+            "Also let it change what it shows: push, edit and delete tasks, schedules and values, emit events, "
+            "steer groups, queues, limits and workers."
         ),
     ] = False
     show_args: ShowArgs = False
@@ -142,8 +140,6 @@ register(
     "mcp",
     _mcp,
     [*STORES, *options_from(Assisted)],
-    tr(
-        "Serve a store to an AI assistant, by the Model Context Protocol on stdin and stdout: list and show tasks, why "
-        "they wait, workers, schedules and limits. Needs the extra mcp."
-    ),
+    "Serve a store to an AI assistant, by the Model Context Protocol on stdin and stdout: list and show tasks, why "
+    "they wait, workers, schedules and limits. Needs the extra mcp.",
 )

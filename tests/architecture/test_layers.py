@@ -189,7 +189,7 @@ LIBRARIES = {
     "opentelemetry": {"integrations.opentelemetry"},
     "prometheus_client": {"integrations.prometheus"},
     "redis": {"backends.redis"},
-    "rich": {"cli.layout", "cli.output"},
+    "rich": {"cli.output"},
     "sqlalchemy": {"backends.sql", "cli.tables", "database", "integrations.django", "models", "sync.session"},
     "starlette": {"integrations.aiohttp", "web"},
     "typer": {"cli"},

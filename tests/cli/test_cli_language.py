@@ -30,20 +30,27 @@ from aiotaskq.runtime.run_steps import no_version, why
 from tests.support.command import ROOT
 from tests.support.error_texts import LIBRARY_ROOMS, literal, raised
 
+SAYING = {"tr", "marked", "say", "say_stderr", "Column", "listed", "option", "argument", "about", "check"}
+"""Functions whose first argument is a sentence."""
+HELPING = {"command": 1, "register": 3}
+"""Functions with sentences behind so many other arguments."""
+
 
 def sentences() -> Iterator[tuple[str, str]]:
-    """Where a sentence is said, and the sentence: what ``tr`` and ``marked`` are given."""
+    """Where a sentence is said, and the sentence: what is given to the functions that translate it."""
     yield from (("schedules.py", text) for text in (*OUTCOMES, *REASONS))
     for path in sorted((ROOT / "aiotaskq" / "cli").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue
-            texts = node.args[:1] if node.func.id in ("tr", "marked", "column") else []
+            texts = node.args[:1] if node.func.id in SAYING else node.args[HELPING.get(node.func.id, len(node.args)) :]
             if node.func.id == "map" and ast.unparse(node.args[0]) == "marked":
                 assert isinstance(node.args[1], ast.Tuple)
                 texts = node.args[1].elts
-            for text in texts:
-                if isinstance(text, ast.Constant):
+            texts += [each.value for each in node.keywords if each.arg in ("ask", "done", "more")]
+            chosen = [each for text in texts if isinstance(text, ast.IfExp) for each in (text.body, text.orelse)]
+            for text in (*texts, *chosen):
+                if isinstance(text, ast.Constant) and isinstance(text.value, str) and text.value:
                     yield f"{path.name}:{node.lineno}", text.value
 
 

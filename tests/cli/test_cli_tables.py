@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq.cli.i18n import width
-from aiotaskq.cli.layout import Column, layout, plain_lines
+from aiotaskq.cli.output import Column, layout, plain_lines
 from aiotaskq.cli.store_access import unique_prefixes
 from aiotaskq.cli.times import duration, local, read_time
 from aiotaskq.core.task import SECOND
@@ -119,11 +120,12 @@ def test_a_shortened_id_is_the_beginning_of_that_id_alone(ids: list[str]) -> Non
 # ---- tables ----
 
 TEXTS = st.lists(st.text("ab 长…é", max_size=30), min_size=2, max_size=2)
+CELLS = TEXTS | st.lists(st.integers(0, 10**9), min_size=2, max_size=2)
 COLUMNS = st.lists(
     st.builds(
         Column,
-        header=st.text("AB列", min_size=1, max_size=8),
-        cells=TEXTS | st.lists(st.integers(0, 10**9), min_size=2, max_size=2),
+        st.text("AB列", min_size=1, max_size=8),
+        CELLS.map(lambda cells: cells.__getitem__),
         rank=st.integers(0, 9),
         least=st.none() | st.integers(4, 12),
         good=st.none() | st.integers(12, 20),
@@ -135,32 +137,36 @@ COLUMNS = st.lists(
 
 @given(COLUMNS, st.integers(40, 130))
 def test_no_line_is_wider_than_the_room(columns: list[Column], room: int) -> None:
-    assert max(map(width, plain_lines(columns, room))) <= room
-    everything = plain_lines(columns, None)
+    rows = (0, 1)
+    assert max(map(width, plain_lines(rows, columns, room))) <= room
+    everything = plain_lines(rows, columns, None)
     if max(map(width, everything)) <= room - 20:
-        assert plain_lines(columns, room) == everything
+        assert plain_lines(rows, columns, room) == everything
 
 
 def test_the_least_important_columns_go_first_and_long_texts_are_cut() -> None:
     columns = [
-        Column(header="ID", cells=["0123456789"]),
-        Column(header="TEXT", cells=["x" * 30], least=10),
-        Column(header="NOTE", cells=["n" * 12], rank=3),
-        Column(header="MORE", cells=["m" * 12], rank=4),
-        Column(header="NONE", cells=[None], rank=1),
+        Column("ID", "id"),
+        Column("TEXT", "text", least=10),
+        Column("NOTE", lambda row: row.note, rank=3),
+        Column("MORE", "more", rank=4),
+        Column("NONE", lambda _row: None, rank=1),
     ]
+    row = SimpleNamespace(id="0123456789", text="x" * 30, note="n" * 12, more="m" * 12)
+
+    def drawn(room: int | None) -> str:
+        return plain_lines([row], columns, room)[1]
+
     wide = "0123456789  " + "x" * 30 + "  " + "n" * 12
-    assert plain_lines(columns, None)[1] == plain_lines(columns, 70)[1] == wide + "  " + "m" * 12
-    assert plain_lines(columns, 60)[1] == "0123456789  " + "x" * 19 + "…  " + "n" * 12 + "  " + "m" * 12
-    assert plain_lines(columns, 49)[1] == wide[:27] + "xxxxx"[:4] * 0 + wide[27:34] + "…  " + "n" * 12
-    assert plain_lines(columns, 25)[1] == "0123456789  " + "x" * 12 + "…"
-    assert plain_lines(columns, 10)[1].startswith("0") and len(plain_lines(columns, 10)[1]) <= 10
+    assert drawn(None) == drawn(70) == wide + "  " + "m" * 12
+    assert drawn(60) == "0123456789  " + "x" * 19 + "…  " + "n" * 12 + "  " + "m" * 12
+    assert drawn(49) == wide[:27] + "xxxxx"[:4] * 0 + wide[27:34] + "…  " + "n" * 12
+    assert drawn(25) == "0123456789  " + "x" * 12 + "…"
+    assert drawn(10).startswith("0") and len(drawn(10)) <= 10
 
 
 def test_numbers_are_aligned_and_cells_have_styles() -> None:
-    columns = [
-        Column(header="QUEUE", cells=["a", "b"], style=lambda cell: "green" if cell == "a" else ""),
-        Column(header="N", cells=[1_000, 2]),
-    ]
-    assert plain_lines(columns, 80) == ["QUEUE      N", "a      1,000", "b          2"]
-    assert ("a", "green") in layout(columns, 80)[1] and ("QUEUE", "bold") in layout(columns, 80)[0]
+    rows = [("a", 1_000), ("b", 2)]
+    columns = [Column("QUEUE", 0, style=lambda cell: "green" if cell == "a" else ""), Column("N", 1)]
+    assert plain_lines(rows, columns, 80) == ["QUEUE      N", "a      1,000", "b          2"]
+    assert ("a", "green") in layout(rows, columns, 80)[1] and ("QUEUE", "bold") in layout(rows, columns, 80)[0]

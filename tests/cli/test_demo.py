@@ -23,7 +23,7 @@ from sqlalchemy import Column, MetaData, String, Table
 import aiotaskq.sync
 from aiotaskq.cli.demo import files
 from aiotaskq.cli.demo.files import walk
-from aiotaskq.cli.demo.tasks import push_blocking
+from aiotaskq.cli.demo.runner import push_blocking
 from aiotaskq.core.history import DAY, HOUR
 from aiotaskq.models import Base
 from tests.support import nursery

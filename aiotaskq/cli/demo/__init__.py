@@ -1,6 +1,6 @@
 """``aiotaskq demo``: shows on the files of a folder what the package does, and checks every claim.
 
-``files`` finds the files, ``tasks`` has the handlers, ``runner`` runs them and checks, ``report`` prints.
+``files`` finds the files and has the handlers, ``runner`` runs them and checks, ``report`` prints.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ register(
     "demo",
     _demo,
     [keyword("folder", Folder, Path()), *options_from(DemoOptions, environment=["port"]), keyword("json", Json, False)],
-    tr(
-        "Run a demonstration: one task per file of a folder, schedules, retries and a dead letter. At the "
-        "end every claim is checked.\n\nThe files are read and hashed, never changed. Hidden files and "
-        "folders are left out, symbolic links are not followed. Stop the demo with Ctrl-C and run it "
-        "again: it continues where it stopped."
-    ),
+    "Run a demonstration: one task per file of a folder, schedules, retries and a dead letter. At the "
+    "end every claim is checked.\n\nThe files are read and hashed, never changed. Hidden files and "
+    "folders are left out, symbolic links are not followed. Stop the demo with Ctrl-C and run it "
+    "again: it continues where it stopped.",
 )

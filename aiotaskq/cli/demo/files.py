@@ -1,4 +1,4 @@
-"""Which files of a folder the demo works on, where it keeps its database, and what its tasks are called."""
+"""Which files of a folder the demo works on, the handlers of its tasks, and where it keeps its database."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import hashlib
 import os
 import re
 import stat
+import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import marked
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.models import Base
+from aiotaskq.runtime.context import current_task
 
 FILES, OTHERS = "demo-files", "demo"
 """The queues: one task for each file, and all other tasks."""
 FILE, FLAKY, BROKEN, REPORT, TICK, SQUARE = (
     f"demo.{name}" for name in ("file", "fails_twice", "fails_always", "report", "tick", "square")
 )
+LEDGER = "AIOTASKQ_DEMO_LEDGER"
+"""Environment variable: a file to which the path of each finished file is added. For tests of what runs twice."""
 
 
 class File(NamedTuple):
@@ -106,3 +111,47 @@ def database_files(url: str) -> list[Path]:
     if not scheme.startswith("sqlite"):
         return []
     return [Path(path.partition("?")[0] + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
+
+
+# ---- tasks --------------------------------------------------------------------------------------------------------
+
+
+def register(tq: TaskQ, folder: Path, pause: float, report: Callable[[], None]) -> None:
+    """Register the handlers; each file takes ``pause`` seconds longer, and a schedule calls ``report``."""
+    ledger = os.environ.get(LEDGER)
+
+    @tq.task(name=FILE, queue=FILES)
+    def file(path: str) -> dict[str, Any]:  # a def: it runs in a thread
+        try:
+            with open(folder / path, "rb") as source:
+                result = {"sha256": hashlib.file_digest(source, "sha256").hexdigest(), "bytes": source.tell()}
+        except OSError as error:  # it was there when the folder was searched
+            result = {"skipped": str(error.strerror)}
+        time.sleep(pause)
+        if ledger:
+            with open(ledger, "a", encoding="utf-8") as out:
+                out.write(f"{path}\n")
+        return result
+
+    @tq.task(name=FLAKY, queue=OTHERS, max_retries=3, backoff=0.2)
+    async def fails_twice() -> str:
+        attempt = current_task().task.retry_count + 1
+        if attempt < 3:
+            raise ConnectionError(f"attempt {attempt} fails on purpose; the third will do")
+        return f"done at attempt {attempt}"
+
+    @tq.task(name=BROKEN, queue=OTHERS, max_retries=1, backoff=0.2)
+    async def fails_always() -> None:
+        raise RuntimeError("this task fails on purpose: look at it among the dead letters")
+
+    @tq.task(name=REPORT, queue=OTHERS)
+    async def every_second() -> None:
+        report()
+
+    @tq.task(name=TICK, queue=OTHERS)
+    async def tick() -> None:
+        pass
+
+    @tq.task(name=SQUARE, queue=OTHERS)
+    def square(number: int) -> int:
+        return number * number

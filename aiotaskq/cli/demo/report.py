@@ -12,10 +12,9 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.demo.files import FILE, FILES, OTHERS, File
 from aiotaskq.cli.i18n import marked, tr, width
 from aiotaskq.cli.options import program
-from aiotaskq.cli.output import echo, echo_check, echo_title
+from aiotaskq.cli.output import echo, echo_check, echo_title, say
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import SECOND
-from aiotaskq.log import printable
 from aiotaskq.runtime.hooks import HookCall
 
 APP = """\
@@ -99,13 +98,11 @@ def introduce(folder: Path, url: str, files: list[File], left_out: Counter[str])
     """Say what will be done, and where it is kept."""
     megabytes = f"{sum(file.size for file in files) / 1e6:,.1f}"
     count = count_of_files(len(files))
-    echo_title(
-        tr("aiotaskq demo: {files} in {folder}, {size} MB", files=count, folder=printable(folder), size=megabytes)
-    )
+    echo_title(tr("aiotaskq demo: {files} in {folder}, {size} MB", files=count, folder=folder, size=megabytes))
     if left_out:
         reasons = ", ".join(f"{count:,} {tr(reason)}" for reason, count in left_out.items())
-        echo(tr("left out: {what}", what=reasons))
-    echo(tr("database: {url}", url=printable(mask(url), 1_000)))
+        say("left out: {what}", what=reasons)
+    say("database: {url}", url=mask(url))
 
 
 def rate_of(numbers: Numbers) -> str:
@@ -134,14 +131,14 @@ def say_next(folder: Path, url: str, dead_letter: str) -> None:
     """Print what to try next; ``dead_letter`` is the id of the task that fails always."""
     me, db = program(), f"--db {shlex.quote(url)}"
     echo_title(tr("Try next"))
-    echo(tr("1. Look at the dead letter in the database, which is kept, and retry it:"))
+    say("1. Look at the dead letter in the database, which is kept, and retry it:")
     for words in ("stats", f"tasks get {dead_letter}", f"tasks retry {dead_letter}"):
         echo(f"     {me} {words} {db}")
-    echo(tr("2. Stop the demo with Ctrl-C (or kill -9) and run it again: it continues, and repeats nothing:"))
+    say("2. Stop the demo with Ctrl-C (or kill -9) and run it again: it continues, and repeats nothing:")
     echo(f"     {again(folder, '--pause 0.5')}")
-    echo(tr("3. See it in a browser, at work (this needs the extra web):"))
+    say("3. See it in a browser, at work (this needs the extra web):")
     echo(f"     {again(folder, '--web')}")
-    echo(tr("4. Save this as app.py and start it, in as many terminals as you like; it says hello once a second:"))
+    say("4. Save this as app.py and start it, in as many terminals as you like; it says hello once a second:")
     for line in APP.splitlines():
         echo(f"     {line}".rstrip())
     echo(f"     $ {me} run app:tq")

@@ -17,24 +17,11 @@ from msgspec import Struct
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.url import scheme_of
-from aiotaskq.cli.demo import report, shop
-from aiotaskq.cli.demo.files import (
-    BROKEN,
-    FILE,
-    FILES,
-    FLAKY,
-    OTHERS,
-    REPORT,
-    TICK,
-    File,
-    database_files,
-    default_url,
-    walk,
-)
+from aiotaskq.cli.demo import files, report, shop
+from aiotaskq.cli.demo.files import FILE, FILES, OTHERS, File
 from aiotaskq.cli.demo.report import Check, Numbers
-from aiotaskq.cli.demo.tasks import push_blocking, register
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr
+from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr, say
 from aiotaskq.cli.shutdown import Deadline, Signals
 from aiotaskq.cli.web import Port, serving
 from aiotaskq.concurrency.clock import SystemClock
@@ -44,6 +31,7 @@ from aiotaskq.core.status import Status, StatusName
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import AiotaskqError, NotSupported
 from aiotaskq.operations.fields import about
+from aiotaskq.sync.taskq import TaskQ as BlockingTaskQ
 
 RUN = "demo.run"  # the public value that says which run this database is about, and whether it has ended
 COOKIE = "demo.cookie"
@@ -62,16 +50,16 @@ class DemoOptions(Struct, frozen=True):
     """The options of ``demo``."""
 
     db: Annotated[
-        str | None, about(marked("The database; default a SQLite file in your cache folder, one for each FOLDER."))
+        str | None, about("The database; default a SQLite file in your cache folder, one for each FOLDER.")
     ] = None
     max_files: (
-        Annotated[int, about(marked("Maximum number of files; default 2,000, with --web 100."), ge=1, le=50_000)] | None
+        Annotated[int, about("Maximum number of files; default 2,000, with --web 100.", ge=1, le=50_000)] | None
     ) = None
-    max_mb: Annotated[int, about(marked("Maximum size of all files, in megabytes."), ge=1)] = 512
-    concurrency: Annotated[int, about(marked("Number of tasks that run concurrently."), ge=1, le=1_000)] = 32
-    pause: Annotated[float, about(marked("Extra seconds for each file, as time to press Ctrl-C."), ge=0, le=60)] = 0.0
-    fresh: Annotated[bool, about(marked("Start anew instead of continuing a stopped run."))] = False
-    web: Annotated[bool, about(marked("Open the dashboard on a busy shop as well, until Ctrl-C."))] = False
+    max_mb: Annotated[int, about("Maximum size of all files, in megabytes.", ge=1)] = 512
+    concurrency: Annotated[int, about("Number of tasks that run concurrently.", ge=1, le=1_000)] = 32
+    pause: Annotated[float, about("Extra seconds for each file, as time to press Ctrl-C.", ge=0, le=60)] = 0.0
+    fresh: Annotated[bool, about("Start anew instead of continuing a stopped run.")] = False
+    web: Annotated[bool, about("Open the dashboard on a busy shop as well, until Ctrl-C.")] = False
     port: Port = 8765
 
 
@@ -82,14 +70,14 @@ class Demo:
         """Raise MissingExtra where the dashboard is wanted."""
         self._folder = folder.resolve()
         self._options = options
-        self._url = options.db or default_url(self._folder)
+        self._url = options.db or files.default_url(self._folder)
         self._as_json = as_json
         again = [f"--pause {options.pause:g}"] * bool(options.pause)
         again += [f"--db {shlex.quote(self._url)}"] * (options.db is not None)
         self._again = report.again(folder, *again)
         self._given_folder = folder
         self._clock = SystemClock()
-        self._bar = ProgressBar(tr("files"), 0, quiet=as_json)
+        self._bar = ProgressBar(tr("files"), 0, quiet=as_json, to_stderr=False)
         self._files: list[File] = []
         self._left: int | None = None
         """Tasks of files that have not ended; None before the push."""
@@ -134,21 +122,21 @@ class Demo:
         if self._as_json:
             echo_json({"ok": False, "stopped": True, "database": mask(self._url), "files": total, "done": done})
         elif self._left is None:
-            echo(tr("stopped before anything was pushed"))
+            say("stopped before anything was pushed")
         else:
             values = {"done": done, "files": report.count_of_files(total)}
-            echo(tr("stopped: {done} of {files} are done. To continue:", **values))
+            say("stopped: {done} of {files} are done. To continue:", **values)
             echo(f"     {self._again}")
 
     async def _run_all(self) -> int:
         if scheme_of(self._url) == "memory":
             said = tr("db: the demo closes its database and opens it again; name a file, as sqlite:///x.db")
             raise NotSupported(said)
-        most, own = self._options, database_files(self._url)
+        most, own = self._options, files.database_files(self._url)
         # Beside thousands of files the charts would show nothing of the shop.
-        files = most.max_files or (100 if most.web else 2_000)
+        count = most.max_files or (100 if most.web else 2_000)
         self._files, left_out = await asyncio.to_thread(
-            walk, self._folder, max_files=files, max_bytes=most.max_mb * 1_000_000, without=own
+            files.walk, self._folder, max_files=count, max_bytes=most.max_mb * 1_000_000, without=own
         )
         if not self._as_json:
             report.introduce(self._folder, self._url, self._files, left_out)
@@ -226,11 +214,11 @@ class Demo:
     async def _stay_busy(self) -> None:
         """Run the shop until it is cancelled."""
         tq = TaskQ(self._url, lease=10, poll_interval=0.2, version=shop.NOW)
-        register(tq, self._folder, self._options.pause, report=lambda: None)
+        files.register(tq, self._folder, self._options.pause, report=lambda: None)
         shop.register(tq)
         if not self._as_json:
             echo()
-            echo(tr("The shop of the dashboard is open until Ctrl-C."))
+            say("The shop of the dashboard is open until Ctrl-C.")
         self._serving = True
         async with tq.running(8):
             await shop.add_traffic(tq)
@@ -242,22 +230,16 @@ class Demo:
     async def _begin(self, tq: TaskQ) -> bool:
         """Go on with the run that was stopped, and return True; or forget what was and begin one."""
         schedules = await tq.schedules.list()
-        if ({schedule.queue for schedule in schedules} | (await tq.stats()).queues.keys()) - {
-            FILES,
-            OTHERS,
-            *shop.QUEUES,
-        }:
+        queues = {schedule.queue for schedule in schedules} | (await tq.stats()).queues.keys()
+        if not queues <= {FILES, OTHERS, *shop.QUEUES}:
             raise AiotaskqError(tr("db: it holds tasks of another application; the demo needs a database of its own"))
         state = await tq.values.get_public(RUN)
         if isinstance(state, dict) and state.get("state") == "running" and not self._options.fresh:
             if state["folder"] != str(self._folder):
-                raise AiotaskqError(
-                    tr(
-                        "db: it holds a stopped run on {folder}; continue it with that folder, "
-                        "or start anew with --fresh",
-                        folder=state["folder"],
-                    )
+                said = marked(
+                    "db: it holds a stopped run on {folder}; continue it with that folder, or start anew with --fresh"
                 )
+                raise AiotaskqError(tr(said, folder=state["folder"]))
             self._run = state["id"]
             ended = await tq.find(status="completed", limit=ALL)
             self._completed_before = {task.idempotency_key: task.fence for task in ended if task.idempotency_key}
@@ -276,31 +258,33 @@ class Demo:
     async def _push(self, tq: TaskQ, numbers: Numbers, resumed: bool) -> str:
         """Push what is not there yet, add the schedules; return the id of the task that fails always."""
         run, total = self._run, len(self._files)
-        register(tq, self._folder, self._options.pause, report=lambda: self._report(numbers))
+        files.register(tq, self._folder, self._options.pause, report=lambda: self._report(numbers))
         began = self._clock.ticks()
         # What an earlier process of this run has pushed has the same key, so it is not pushed again.
-        keys: list[tuple[str, str, dict[str, str]]] = [
-            (BROKEN, f"{run}-fails-always", {}),
-            (FLAKY, f"{run}-fails-twice", {}),
+        tasks: list[dict[str, Any]] = [
+            {"type": files.BROKEN, "idempotency_key": f"{run}-fails-always"},
+            {"type": files.FLAKY, "idempotency_key": f"{run}-fails-twice"},
         ]
-        keys += [(FILE, file.key(run), {"path": file.path}) for file in self._files]
-        handles = await tq.push_many({"type": t, "params": params, "idempotency_key": key} for t, key, params in keys)
+        tasks += [
+            {"type": FILE, "params": {"path": file.path}, "idempotency_key": file.key(run)} for file in self._files
+        ]
+        handles = await tq.push_many(tasks)
         self._left = await tq.queue.count(status=UNENDED, queue=FILES)
         if not self._as_json and resumed:
             values = {"done": total - self._left, "files": report.count_of_files(total)}
-            echo(tr("continuing the stopped run: {done} of {files} done", **values))
+            say("continuing the stopped run: {done} of {files} done", **values)
         elif not self._as_json:
-            values = {"count": len(keys), "seconds": f"{(self._clock.ticks() - began) / SECOND:.2f}"}
-            echo(tr("pushed {count} tasks in one transaction, on disk after {seconds} s", **values))
-        timings: tuple[tuple[str, str, dict[str, Any]], ...] = (
-            ("every-second", REPORT, {"interval": 1}),
-            ("two-seconds", TICK, {"cron": "*/2 * * * * *"}),
-            ("once", TICK, {"at": self._clock.now() / SECOND + 1}),
-        )
-        for name, task_type, timing in timings:
+            values = {"count": len(tasks), "seconds": f"{(self._clock.ticks() - began) / SECOND:.2f}"}
+            say("pushed {count} tasks in one transaction, on disk after {seconds} s", **values)
+
+        async def add(name: str, type: str, **timing: Any) -> None:
             # Before the files in the queue, or the report of the first second would come after the last file.
             options = {"queue": OTHERS, "priority": -1, "schedule_id": f"{run}-{name}", **timing}
-            await tq.schedules.add(f"demo {name}", task_type, **options)
+            await tq.schedules.add(f"demo {name}", type, **options)
+
+        await add("every-second", files.REPORT, interval=1)
+        await add("two-seconds", files.TICK, cron="*/2 * * * * *")
+        await add("once", files.TICK, at=self._clock.now() / SECOND + 1)
         return handles[0].task_id
 
     def _report(self, numbers: Numbers) -> None:
@@ -349,43 +333,42 @@ class Demo:
         schedules = {schedule.task_id: schedule for schedule in await tq.schedules.list()}
         run, checks = self._run, list[Check]()
 
-        def check(held: bool, claim: str, **values: object) -> None:
+        def check(claim: str, held: bool, **values: object) -> None:
             checks.append((held, claim, values))
 
         done, total = sum(file.key(run) in completed for file in self._files), len(self._files)
-        check(done == total, marked("one task per file, each completed: {done:,} of {total:,}"), done=done, total=total)
+        check("one task per file, each completed: {done:,} of {total:,}", done == total, done=done, total=total)
         hashed = await asyncio.to_thread(self._hash_again, completed)
-        claim = marked("stored results are right: {right} of {looked} files that were hashed again")
-        check(all(hashed), claim, right=sum(hashed), looked=len(hashed))
+        right = {"right": sum(hashed), "looked": len(hashed)}
+        check("stored results are right: {right} of {looked} files that were hashed again", all(hashed), **right)
         task = completed.get(f"{run}-fails-twice")
         retried = task is not None and task.retry_count == 2
-        check(retried, marked("a task that fails twice is retried twice, and succeeds"))
+        check("a task that fails twice is retried twice, and succeeds", retried)
         task = tasks.get(f"{run}-fails-always")
         kept = task is not None and task.status is Status.FAILED and "on purpose" in (task.error_message or "")
-        check(kept, marked("a task that always fails is kept as a dead letter, with its error"))
+        check("a task that always fails is kept as a dead letter, with its error", kept)
         for name, least, claim in (
             ("every-second", REPORTS, marked("interval of 1 s: one task for each due time, {tasks} for {runs}")),
             ("two-seconds", 1, marked("cron with seconds: one task for each due time, {tasks} for {runs}")),
         ):
             runs = schedules[f"{run}-{name}"].run_count
             fired = sum(task.scheduler_task_id == f"{run}-{name}" for task in found)
-            check(runs == fired >= least, claim, tasks=fired, runs=runs)
+            check(claim, runs == fired >= least, tasks=fired, runs=runs)
         once = schedules[f"{run}-once"]
-        check(once.run_count == 1 and not once.enabled, marked("once: fired once, then disabled"))
-        check(
-            cookie == ("session=abc", None), marked("a public value with a time to live is readable until it expires")
-        )
+        check("once: fired once, then disabled", once.run_count == 1 and not once.enabled)
+        expired = cookie == ("session=abc", None)
+        check("a public value with a time to live is readable until it expires", expired)
         results = [completed[key].result if key in completed else None for key in scripted]
-        claim = marked("a script without asyncio pushed {total} tasks from a thread: {done} done")
         squares = [number * number for number in range(1, len(scripted) + 1)]
-        check(results == squares, claim, total=len(scripted), done=len(scripted) - results.count(None))
-        stored = sum(task.result is not None for task in found)
+        pushed = {"total": len(scripted), "done": len(scripted) - results.count(None)}
+        check("a script without asyncio pushed {total} tasks from a thread: {done} done", results == squares, **pushed)
         claim = marked("closed and reopened, the database still holds {tasks:,} tasks and {results:,} results")
-        check((await tq.stats()).counts == counts, claim, tasks=len(found), results=stored)
+        stored = {"tasks": len(found), "results": sum(task.result is not None for task in found)}
+        check(claim, (await tq.stats()).counts == counts, **stored)
         if before := self._completed_before:
             again = sum(key not in tasks or tasks[key].fence != fence for key, fence in before.items())
             claim = marked("{done:,} tasks were completed before this run continued; {again} of them ran again")
-            check(not again, claim, done=len(before), again=again)
+            check(claim, not again, done=len(before), again=again)
         return checks
 
     def _hash_again(self, completed: dict[str, Task]) -> list[bool]:
@@ -398,3 +381,12 @@ class Demo:
                 if path.stat().st_mtime_ns == file.mtime_ns and file.key(self._run) in completed:
                     same.append(completed[file.key(self._run)].result.get("sha256") == digest)
         return same
+
+
+def push_blocking(url: str, run: str, count: int) -> list[str]:
+    """Push tasks as a script without asyncio does; return their idempotency keys."""
+    keys = [f"{run}-square-{number}" for number in range(1, count + 1)]
+    with BlockingTaskQ(url) as tq:
+        for number, key in enumerate(keys, 1):
+            tq.push(files.SQUARE, {"number": number}, queue=OTHERS, idempotency_key=key)
+    return keys
