@@ -62,8 +62,9 @@ class Internal(msgspec.Struct):
     """Returns the store of schedules as far as it is in use: another one than that of tasks only with the scheduler."""
     adopt: Callable[[Registrations], None]
     """Adds the registrations of another task queue."""
-    run_until: Callable[[asyncio.Event, RunOptions], Coroutine[Any, Any, ExitCode]]
-    """Does what ``run`` does, until the event is set instead of a signal."""
+    run_until: Callable[..., Coroutine[Any, Any, ExitCode]]
+    """Does what ``run`` does, until the event is set instead of a signal; its third argument, a function, is called
+    once everything has started."""
     on_signal: Callable[[asyncio.Event], None]
     """Handles a signal: the first sets the event of ``run_until``, the next one skips the drain."""
     bound: LoopBound = msgspec.field(default_factory=LoopBound)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -249,10 +249,13 @@ class Running(Registry):
         elif self.worker is not None and self._clock.ticks() - self._asked_to_stop > ECHO:
             self.worker.hurry()
 
-    async def _run_until(self, stop: asyncio.Event, options: RunOptions) -> ExitCode:
+    async def _run_until(
+        self, stop: asyncio.Event, options: RunOptions, started: Callable[[], object] = lambda: None
+    ) -> ExitCode:
         await self._start_running(options)
         code = ExitCode.DRAINED
         try:
+            started()
             await stop.wait()
         finally:
             code = await self._stop_running(*options.times)

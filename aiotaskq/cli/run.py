@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Coroutine
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from loguru import logger
@@ -212,7 +213,8 @@ async def _work(
     served: dict[str, Any] | None,
 ) -> int:
     code: int = 1
-    stop = _Stop(lifeline)
+    started = functools.partial(say_stderr, HOW_TO_STOP) if lifeline is None else lifeline.ready
+    stop = asyncio.Event()
     report = DrainReport(tq, *options.times)
 
     def begin() -> None:
@@ -228,7 +230,7 @@ async def _work(
     try:
         # The store is opened before the workers start, so that a failure is one line.
         async with tq, serving(tq, served, stop):
-            code = ended = await internal(tq).run_until(stop, options)
+            code = ended = await internal(tq).run_until(stop, options, started)
     finally:
         report.end()
         signals.detach(code)
@@ -237,21 +239,6 @@ async def _work(
         await logger.complete()
         _end_now(ended)
     return int(ended)
-
-
-class _Stop(asyncio.Event):
-    """The event that ``run_until`` waits for once everything has started, which is told to the supervisor or user."""
-
-    def __init__(self, lifeline: Lifeline | None) -> None:
-        super().__init__()
-        self._lifeline = lifeline
-
-    async def wait(self) -> Literal[True]:
-        if self._lifeline is not None:
-            self._lifeline.ready()
-        else:
-            say_stderr(HOW_TO_STOP)
-        return await super().wait()
 
 
 def show_log(level: str, prefix: str = "") -> None:
