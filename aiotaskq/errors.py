@@ -19,8 +19,7 @@ AiotaskqError
 ├── DatabaseUnavailable (ConnectionError)  the store cannot be opened or reached
 ├── SchemaTooNew (RuntimeError)         the database was written by a newer aiotaskq
 ├── ClosedError (RuntimeError)          used after close, configured after use, or the interpreter ends
-├── WrongLoop (RuntimeError)            a blocking call from a loop, or an object of another loop
-└── CallTimeout (TimeoutError)          a blocking call reached its deadline
+└── WrongLoop (RuntimeError)            a blocking call from a loop, or an object of another loop
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from datetime import timedelta
 from aiotaskq.core.errors import (
     AiotaskqError,
     BatchFailed,
-    CallTimeout,
     ClosedError,
     CronError,
     DatabaseUnavailable,
@@ -55,7 +53,6 @@ from aiotaskq.core.task import Task
 __all__ = [
     "AiotaskqError",
     "BatchFailed",
-    "CallTimeout",
     "ClosedError",
     "CronError",
     "DatabaseUnavailable",

@@ -1,7 +1,7 @@
 """An event loop in a daemon thread, and blocking calls into it from other threads.
 
 A call from a thread that runs an event loop is refused. A forked child starts a loop of its own. The end of the
-interpreter raises ClosedError. When a caller stops waiting (deadline, Ctrl-C), its coroutine is cancelled.
+interpreter raises ClosedError. When a caller stops waiting (Ctrl-C), its coroutine is cancelled.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, Generic, TypeVar
 
 import aiotaskq.log  # noqa: F401 - it imports loguru, whose function at exit has to run after ``_close_all``
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import CrossThreadFuture, Posts, uninterrupted
-from aiotaskq.core.errors import CallTimeout, ClosedError, WrongLoop
+from aiotaskq.core.errors import ClosedError, WrongLoop
 
 T = TypeVar("T")
 
@@ -60,30 +60,27 @@ class LoopThread:
         self,
         coro_fn: Callable[[], Coroutine[Any, Any, T]],
         *,
-        timeout: float | None = None,
         twin: str = "",
         unclaimed: Callable[[T], Coroutine[Any, Any, object]] | None = None,
         settled: Callable[[], object] = lambda: None,
     ) -> T:
         """Run ``coro_fn()`` on the loop and block until it ends; return its value or raise its error.
 
-        ``timeout`` is in seconds. When it is over, or the waiting is interrupted (Ctrl-C), the coroutine is cancelled,
-        and has LEAVE_SECONDS to end. A value that is ready in spite of the deadline is returned. A value that comes
-        when the caller no longer waits is given to ``unclaimed`` on the loop, so that a popped task can be put back.
-        When the coroutine has ended, ``settled`` is called in the calling thread, as a part of the waiting.
+        When the waiting is interrupted (Ctrl-C), the coroutine is cancelled, and has LEAVE_SECONDS to end. A value that
+        comes when the caller no longer waits is given to ``unclaimed`` on the loop, so that a popped task can be put
+        back. When the coroutine has ended, ``settled`` is called in the calling thread, as a part of the waiting.
 
-        Raises CallTimeout after the deadline, WrongLoop in a thread that runs an event loop (``coro_fn`` is not called
-        then), and ClosedError if the loop is closed or crashes, or the interpreter ends.
+        Raises WrongLoop in a thread that runs an event loop (``coro_fn`` is not called then), and ClosedError if the
+        loop is closed or crashes, or the interpreter ends.
         """
         refuse_running_loop(twin)
         answer: CrossThreadFuture[T] = CrossThreadFuture()
         call = _Call(self._current(), coro_fn, answer, unclaimed)
         try:
             call.post()
-            if answer.wait(timeout) or call.leave():
-                settled()
-                return answer.result()
-            cause = None if answer.cancelled() else answer.exception()
+            answer.wait()
+            settled()
+            return answer.result()
         except BaseException as error:
             # The coroutine's own error, or that of a signal handler, which interrupts the waiting; of any class.
             if not call.outcome_is(error):
@@ -92,7 +89,6 @@ class LoopThread:
         finally:
             # The call holds the error, whose traceback holds this frame: a reference cycle.
             del call, answer
-        raise CallTimeout(f"the call did not finish within {timeout} s and was cancelled") from cause
 
     def submit(self, coro_fn: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Start ``coro_fn()`` on the loop without waiting. Cancelling the future cancels the coroutine.
@@ -329,13 +325,6 @@ class _Call(Generic[T]):
     def outcome_is(self, error: BaseException) -> bool:
         """Whether ``error`` ended the call, and not only the waiting for it."""
         return self.future.done() and (self.future.cancelled() or self.future.exception() is error)
-
-    def leave(self) -> bool:
-        """Cancel the coroutine, wait LEAVE_SECONDS for its end, then leave it; return whether there is a value."""
-        self._host.posts.call(self._cancel)
-        with contextlib.suppress(TimeoutError, CancelledError):
-            self.future.exception(LEAVE_SECONDS)
-        return not self.future.cancel() and self.future.exception() is None  # after the cancel a value is unclaimed
 
     def abandon(self) -> None:
         """Leave: the coroutine is cancelled, or its value given to ``unclaimed``; wait LEAVE_SECONDS for that.

@@ -74,23 +74,19 @@ class CrossThreadFuture(Generic[T]):
         """Whether it was cancelled."""
         return self._settled and self._cancelled
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait at most ``timeout`` seconds; return whether it is done."""
+    def wait(self, timeout: float = -1) -> bool:
+        """Wait at most ``timeout`` seconds, without a limit by default; return whether it is done."""
         if not self._settled:
-            if not self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)):
+            if not self._lock.acquire(timeout=timeout):
                 return False
             self._lock.release()
         return True
 
-    def _wait_for_answer(self, timeout: float | None) -> None:
-        if not self.wait(timeout):
-            raise TimeoutError
+    def result(self) -> T:
+        """Wait for the answer, and return the value. Raises the error, or CancelledError."""
+        self.wait()
         if self._cancelled:
             raise CancelledError
-
-    def result(self, timeout: float | None = None) -> T:
-        """Return the value, within ``timeout`` seconds. Raises the error, TimeoutError, or CancelledError."""
-        self._wait_for_answer(timeout)
         if self._error is not None:
             try:
                 raise self._error
@@ -98,9 +94,8 @@ class CrossThreadFuture(Generic[T]):
                 del self  # the error's traceback holds this frame: no cycle
         return cast(T, self._value)
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the error, or None if there is a value; waits and raises as ``result`` does."""
-        self._wait_for_answer(timeout)
+    def exception(self) -> BaseException | None:
+        """Return the error, or None if there is a value or no answer yet."""
         return self._error
 
 

@@ -132,10 +132,6 @@ class WrongLoop(AiotaskqError, RuntimeError):
     """A blocking call was made from a thread that runs an event loop, or an object belongs to another loop."""
 
 
-class CallTimeout(AiotaskqError, TimeoutError):
-    """A facade call did not finish within its deadline; its coroutine was cancelled."""
-
-
 def guess(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'send_mail'?`` with the known name that is most similar, an empty text if none is."""
     import difflib

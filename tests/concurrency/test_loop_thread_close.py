@@ -162,14 +162,14 @@ def test_a_forked_child_gets_a_loop_of_its_own_and_the_parent_keeps_its_own() ->
     process = Process("""
         import gc
         lt.submit(forever)
-        before = lt.run(value, timeout=15), lt.generation
+        before = lt.run(value), lt.generation
         pid = os.fork()
         if pid == 0:
-            say("child", lt.generation, lt.run(value, timeout=15), lt.close())
+            say("child", lt.generation, lt.run(value), lt.close())
             gc.collect()
             sys.exit(3)
         _, status = os.waitpid(pid, 0)
-        say("parent", os.waitstatus_to_exitcode(status), lt.generation, lt.run(value, timeout=15))
+        say("parent", os.waitstatus_to_exitcode(status), lt.generation, lt.run(value))
     """)
     assert process.end() == (0, ["child 1 42 True", "parent 3 0 42"], "")
 
@@ -187,7 +187,7 @@ def test_200_forks_beside_a_calling_thread_never_stall() -> None:  # E4
         for i in range(200):
             pid = os.fork()
             if pid == 0:
-                os._exit(0 if lt.run(value, timeout=15) == 42 else 1)
+                os._exit(0 if lt.run(value) == 42 else 1)
             bad += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0
         stop.set()
         thread.join()
@@ -326,7 +326,7 @@ def test_a_first_call_at_exit_does_not_hang() -> None:  # E6
     process = Process("""
         def first():
             try:
-                say(lt.run(value, timeout=15))
+                say(lt.run(value))
             except ClosedError:
                 say("ClosedError")
         atexit.register(first)
@@ -339,7 +339,7 @@ def test_non_daemon_threads_go_on_calling_after_main_has_ended() -> None:
         main = threading.main_thread()
         def work():
             main.join()
-            say(lt.run(value, timeout=15), LoopThread().run(value, timeout=15))
+            say(lt.run(value), LoopThread().run(value))
         threading.Thread(target=work).start()
     """)
     assert process.end() == (0, ["42 42"], "")
