@@ -7,6 +7,7 @@ which gates let tasks pass.
 from __future__ import annotations
 
 import functools
+import graphlib
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, timedelta
@@ -322,34 +323,22 @@ def check_shared(type: str, gating: Gating, others: Iterable[tuple[str, Gating]]
                     "declare it alike, or give one of them another name"
                 )
         _note_order(behind, other, list(declared))
-    for name in mine:
-        if circle := _circle(behind, name):
-            steps = "; ".join(
-                f"{behind[first][second]}: {first.rstrip(':')!r} → {second.rstrip(':')!r}"
-                for first, second in pairwise([*circle, name])
-            )
-            raise ValidationError(
-                f"{type}: shared limits would be passed in a circle ({steps}); list shared limits in the same order"
-            )
+    try:
+        graphlib.TopologicalSorter(behind).prepare()
+    except graphlib.CycleError as error:
+        steps = "; ".join(
+            f"{behind[first][second]}: {first.rstrip(':')!r} → {second.rstrip(':')!r}"
+            for second, first in reversed([*pairwise(error.args[1])])
+        )
+        raise ValidationError(
+            f"{type}: shared limits would be passed in a circle ({steps}); list shared limits in the same order"
+        ) from None
 
 
 def _note_order(behind: dict[str, dict[str, str]], type: str, names: Sequence[str]) -> None:
     """Note of each gate those that are next, and a task type of which that is so."""
     for first, second in pairwise(names):
         behind.setdefault(first, {}).setdefault(second, type)
-
-
-def _circle(behind: Mapping[str, Mapping[str, str]], name: str) -> list[str]:
-    """Return the shortest way from a gate back to itself, from one gate to the next; none where there is no way."""
-    todo, seen = [[name]], {name}
-    for way in todo:
-        for each in behind.get(way[-1], ()):
-            if each == name:
-                return way
-            if each not in seen:
-                seen.add(each)
-                todo.append([*way, each])
-    return []
 
 
 def _is_evaluated(of: object) -> bool:
