@@ -27,6 +27,7 @@ from msgspec import inspect as shape
 from aiotaskq.core.errors import INT64, MAX_DEPTH, ValidationError, check_json, missing, shown
 
 _PLAIN = (shape.AnyType, shape.NoneType, shape.BoolType)
+_UNCHECKED = (shape.AnyType, shape.NoneType, shape.CustomType)
 _HAVE_FIELDS = ("__dataclass_fields__", "__struct_fields__", "__total__", "_fields")
 _MISFITS = (msgspec.ValidationError, TypeError, ValueError, RecursionError)
 _SHOWN = 3  # how many errors of one value a message names
@@ -52,36 +53,25 @@ class Conversion(ABC):
 
 
 def conversion_of(annotation: Any) -> Conversion | None:
-    """Return the conversion for an annotation; None for plain JSON types, ``Any``, and type variables.
+    """Return the conversion for an annotation, a PlainCheck for a plain JSON type; None where nothing is checked.
 
-    Raises Unsupported, and MissingExtra where pydantic is needed and is not installed.
+    That is so for ``Any``, type variables, an Iterable of plain types, and None: the value is not used. Raises
+    Unsupported, and MissingExtra where pydantic is needed and is not installed.
     """
-    if typing.get_origin(annotation) is collections.abc.Iterable:  # its values are stored as lists
+    iterable = typing.get_origin(annotation) is collections.abc.Iterable
+    if iterable:  # its values are stored as lists
         annotation = list[typing.get_args(annotation)]  # type: ignore[misc]
     if _is_for_pydantic(annotation):
         return _Pydantic(annotation)
     try:
         found = shape.type_info(annotation)
         if _is_plain(found):
-            return None
+            return None if iterable or isinstance(found, _UNCHECKED) else PlainCheck(annotation)
         strange = next(_strange(found, set()), None)
         made = _Msgspec(annotation)
     except (TypeError, NameError) as error:  # a union that msgspec cannot tell apart, or a name that does not exist
         return _by_pydantic(annotation, str(error))
     return made if strange is None else _by_pydantic(annotation, f"{strange.__qualname__} has no JSON form")
-
-
-def check_of(annotation: Any) -> Conversion | None:
-    """Return what checks the values of a plain JSON type, for which there is no conversion; None for any other type.
-
-    Nothing is checked for ``Any`` and None: whoever annotates None does not use the value.
-    """
-    try:
-        found = shape.type_info(annotation)
-    except (TypeError, NameError):
-        return None
-    anything = isinstance(found, shape.AnyType | shape.NoneType | shape.CustomType)
-    return PlainCheck(annotation) if _is_plain(found) and not anything else None
 
 
 def check_of_all(annotations: Mapping[str, Any]) -> PlainCheck | None:

@@ -18,7 +18,6 @@ from aiotaskq.core.conversion import (
     Conversion,
     PlainCheck,
     Unsupported,
-    check_of,
     check_of_all,
     conversion_of,
     resolved,
@@ -393,8 +392,10 @@ def _conversions(
             try:
                 kind = _resolved(parameter.annotation, function, name == items)
                 conversion = conversion_of(kind)
-                if conversion is None and is_named and default is not INJECTED and check_of(kind) is not None:
-                    plain[name] = kind if default is not None else kind | None
+                if isinstance(conversion, PlainCheck):
+                    conversion = None
+                    if is_named and default is not INJECTED:
+                        plain[name] = kind if default is not None else kind | None
             except Unsupported as error:
                 if default is parameter.empty and is_named:
                     raise ValidationError(
@@ -429,9 +430,8 @@ def result_conversion(
     with contextlib.suppress(Unsupported):  # the result is stored as what it is, if that is possible
         annotations = getattr(_defined(function), "__annotations__", {})  # a built-in function has none
         if "return" in annotations:
-            found = _resolved(annotations["return"], function, of_items)
-            conversion = conversion_of(found)
-            return check_of(found) if conversion is None and checked else conversion
+            conversion = conversion_of(_resolved(annotations["return"], function, of_items))
+            return conversion if checked or not isinstance(conversion, PlainCheck) else None
     return None
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.core.conversion import Conversion, Unsupported, check_of, conversion_of, resolved
+from aiotaskq.core.conversion import Conversion, PlainCheck, Unsupported, conversion_of, resolved
 from aiotaskq.core.errors import check_json
 from aiotaskq.errors import MissingExtra, ValidationError
 from tests.support.kinds import KINDS, Address, Item, Job, T
@@ -50,11 +50,16 @@ def test_each_kind_survives(annotation: Any, values: st.SearchStrategy[Any]) -> 
 
 @pytest.mark.parametrize(
     "annotation",
-    [int, str, bool, float, None, Any, object, T, dict, list, list[int], dict[str, Any], dict[str, list[float | None]],
+    [int, str, bool, float, dict, list, list[int], dict[str, Any], dict[str, list[float | None]],
      int | str | None, Sequence[str], Mapping[str, int], NewType("Id", int)],
     ids=str,
 )  # fmt: skip
-def test_plain_json_needs_no_conversion(annotation: Any) -> None:
+def test_plain_json_is_checked_and_not_converted(annotation: Any) -> None:
+    assert isinstance(conversion_of(annotation), PlainCheck)
+
+
+@pytest.mark.parametrize("annotation", [None, Any, object, T], ids=str)
+def test_nothing_is_checked_where_any_value_fits(annotation: Any) -> None:
     assert conversion_of(annotation) is None
 
 
@@ -122,11 +127,10 @@ def test_a_bool_is_an_int_where_plain_values_are_checked() -> None:
         (list[int], [1, True], [True, "x"]),
         (dict[str, list[int]], {"a": [True]}, {"a": [True, None]}),
     ):
-        check = check_of(annotation)
-        assert check is not None and check.load("it", fits) == fits
+        check = converted(annotation)
+        assert check.load("it", fits) == fits
         with pytest.raises(ValidationError, match=r"^it"):
             check.load("it", wrong)
-    assert check_of(Any) is check_of(None) is check_of(uuid.UUID) is None
 
 
 def test_an_error_shows_no_value() -> None:
