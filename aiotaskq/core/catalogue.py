@@ -38,24 +38,12 @@ class Template(NamedTuple):
     def values(self, text: str) -> list[str] | None:
         """Return the values of a text that fits this template, else None."""
         first, *rest = self.pieces
-        if not rest:
-            return [] if text == first else None
-        last = rest.pop()
-        if not text.startswith(first) or not text.endswith(last) or len(text) < len(first) + len(last):
+        if not text.startswith(first) or not text.endswith(self.pieces[-1]):
             return None
-        end = len(text) - len(last)
-        values, at = [], len(first)
-        for number, piece in enumerate(rest):
-            if piece.strip():
-                found = text.find(piece, at, end)
-            else:  # a value before a blank may have blanks itself: "day of month 3 is not …"
-                later = next((text.find(other, at, end) for other in rest[number + 1 :] if other.strip()), end)
-                found = text.rfind(piece, at, later)
-            if found < 0:
-                return None
-            values.append(text[at:found])
-            at = found + len(piece)
-        return [*values, text[at:end]]
+        # A value before a blank may have blanks itself: "day of month 3 is not …".
+        pattern = [f"(.*{'?' if piece.strip() else ''}){re.escape(piece)}" for piece in rest]
+        found = re.fullmatch("".join([re.escape(first), *pattern]), text, re.DOTALL)
+        return None if found is None else [*found.groups()]
 
 
 def parse(text: str) -> dict[tuple[str, str], str]:
