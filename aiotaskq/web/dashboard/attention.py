@@ -46,22 +46,14 @@ SCHEDULES_KEPT = 10.0
 class Notice(msgspec.Struct, frozen=True):
     """One thing that needs attention."""
 
-    level: str
-    """The icon and colour: ``failed``, ``paused``, ``waiting``, ``closed``, ``lost``, ``running`` or ``expired``."""
     kind: str
-    """By which the template has the sentence."""
-    page: str
-    query: dict[str, str] = {}
+    """By which the template has its icon, its sentence, the page that it leads to, and the button that mends it."""
     number: int = 1
     values: dict[str, Any] = {}
     since: int | None = None
     """When it began, in microseconds UTC; None where that is not known."""
     actor: str = ""
     """The operator that did it; empty where none did, or the audit log does not name one."""
-    action: str = ""
-    """The change that mends it; "" where none does."""
-    fields: dict[str, str] = {}
-    """Those of the form of that change."""
 
 
 async def look(view: View, stats: Stats, failed: Sequence[Task], log: Sequence[AuditEntry]) -> list[Notice]:
@@ -73,7 +65,7 @@ async def look(view: View, stats: Stats, failed: Sequence[Task], log: Sequence[A
     """
     tq, now = view.tq, view.now
     alerts = [
-        Notice("failed", "alert", "activity", {"name": "alert"}, values={"rule": each.rule}, since=each.since)
+        Notice("alert", values={"rule": each.rule}, since=each.since)
         for each in opened(await tq.values.get_public(ALERTS))
     ]
     registry = tq.queue.backend.workers
@@ -115,20 +107,20 @@ def paused_by(log: Sequence[AuditEntry], noun: str, name: str) -> tuple[int | No
 async def _without_workers(view: View, stats: Stats, awake: Sequence[WorkerInfo], alive: bool) -> list[Notice]:
     """Return the queues with ready tasks that no worker claims; ``alive``: a worker runs, though it may be quiet."""
     if not awake and alive:
-        return [Notice("failed", "all_quiet", "workers", number=stats.ready, action="workers.wake_many")]
+        return [Notice("all_quiet", stats.ready)]
     if not awake:
-        return [Notice("failed", "no_worker", "workers", number=stats.ready)]
+        return [Notice("no_worker", stats.ready)]
     names = await unclaimed_queues(view.tq.queue.backend, stats, awake, view.now, MOST_QUEUES)
-    return [Notice("failed", "unclaimed", "queue", {"name": name}, values={"queue": name}) for name in names]
+    return [Notice("unclaimed", values={"queue": name}) for name in names]
 
 
 def unknown_notices(waiting: Mapping[str, int]) -> list[Notice]:
     """Return a notice for each type that no worker knows, those with the most tasks first."""
     found = [
-        Notice("failed", "unknown_type", "tasks", {"type": name, "status": "pending"}, count, {"type": name})
+        Notice("unknown_type", count, {"type": name})
         for name, count in sorted(waiting.items(), key=lambda item: (-item[1], item[0]))
     ]
-    return _first(found, "failed", "unknown_types", "types")
+    return _first(found, "unknown_types")
 
 
 # ---- what ends badly ----
@@ -142,25 +134,22 @@ async def _failures(view: View, failed: Sequence[Task]) -> list[Notice]:
     poison = [each for each in recent if is_poison(each)]
     found = []
     if count := max(counts.get("failed", 0), len(recent)):
-        found.append(Notice("failed", "failed", "tasks", {"status": "failed"}, count))
+        found.append(Notice("failed", count))
     if poison:
-        task, since = poison[0], (poison[0].completed_at or 0) * SECOND
-        of_one, of_many = {"id": task.task_id}, {"status": "failed", "error": "poison"}
-        page, query = ("task", of_one) if len(poison) == 1 else ("tasks", of_many)
-        found.append(Notice("lost", "poison", page, query, len(poison), {"type": task.type}, since))
+        about = {"type": poison[0].type, "task_id": poison[0].task_id}
+        found.append(Notice("poison", len(poison), about, (poison[0].completed_at or 0) * SECOND))
     if count := counts.get("lost", 0):
-        found.append(Notice("lost", "lost", "activity", {"name": "lost"}, count))
+        found.append(Notice("lost", count))
     return found
 
 
 def dead_workers(workers: Sequence[WorkerInfo], now: int) -> list[Notice]:
     """Return the workers whose lease is over, and that no other worker has removed yet."""
     dead = sorted((each for each in workers if each.lease_until <= now), key=lambda each: -each.seen_at)
-    found = []
-    for each in dead[:MOST]:
-        about = {"worker": f"{each.host} · {each.pid}"}
-        found.append(Notice("lost", "dead_worker", "worker", {"id": each.owner}, each.busy, about, each.seen_at))
-    return found
+    return [
+        Notice("dead_worker", each.busy, {"worker": f"{each.host} · {each.pid}", "id": each.owner}, each.seen_at)
+        for each in dead[:MOST]
+    ]
 
 
 # ---- what takes long ----
@@ -175,14 +164,10 @@ async def _long_runs(view: View) -> list[Notice]:
     slow = sorted(((age, each) for age, each in running if runs_long(age, 0.0)), key=lambda each: -each[0])
     usual = await view.shared.past.usual(dict.fromkeys(each.type for _, each in slow))
     long = [(task, usual.get(task.type)) for seconds, task in slow if runs_long(seconds, usual.get(task.type))]
-    notices = []
-    for task, p99 in long[:MOST]:
-        about, fields = {"type": task.type, "usual": p99}, {"task_id": task.task_id}
-        of_one = {"id": task.task_id}
-        notices.append(
-            Notice("running", "long", "task", of_one, 1, about, task.began_at, action="tasks.cancel", fields=fields)
-        )
-    return notices
+    return [
+        Notice("long", values={"type": task.type, "usual": p99, "task_id": task.task_id}, since=task.began_at)
+        for task, p99 in long[:MOST]
+    ]
 
 
 async def _growing(view: View, stats: Stats, unclaimed: Sequence[Notice]) -> list[Notice]:
@@ -190,7 +175,7 @@ async def _growing(view: View, stats: Stats, unclaimed: Sequence[Notice]) -> lis
 
     Where the first in line has waited for all of these minutes, what became ready in them has not been claimed.
     """
-    if any(each.page == "workers" for each in unclaimed):
+    if any(each.kind in ("all_quiet", "no_worker") for each in unclaimed):
         return []
     backend, since = view.tq.queue.backend, view.now - WATCHED * MINUTE * SECOND
     apart = {*stats.paused, *(each.values.get("queue") for each in unclaimed)}
@@ -206,7 +191,7 @@ async def _growing(view: View, stats: Stats, unclaimed: Sequence[Notice]) -> lis
         ended = 0 if hour is None else hour.ended(WATCHED)
         if grows(ready, ended):
             about = {"queue": name, "ready": ready / WATCHED, "ended": ended / WATCHED}
-            found.append(Notice("waiting", "grows", "queue", {"name": name}, values=about, since=first))
+            found.append(Notice("grows", values=about, since=first))
     return found
 
 
@@ -215,14 +200,11 @@ async def _growing(view: View, stats: Stats, unclaimed: Sequence[Notice]) -> lis
 
 def paused_queues(stats: Stats, log: Sequence[AuditEntry]) -> list[Notice]:
     """Return the paused queues in which tasks wait."""
-    found = []
-    for name in stats.paused:
-        if count := stats.queues.get(name, {}).get("pending", 0):
-            about, by = {"queue": name}, paused_by(log, "queues", name)
-            found.append(
-                Notice("paused", "paused_queue", "queue", {"name": name}, count, about, *by, "queues.resume", about)
-            )
-    return found
+    return [
+        Notice("paused_queue", count, {"queue": name}, *paused_by(log, "queues", name))
+        for name in stats.paused
+        if (count := stats.queues.get(name, {}).get("pending", 0))
+    ]
 
 
 def stuck_limits(states: Sequence[LimitState], now: int, log: Sequence[AuditEntry]) -> list[Notice]:
@@ -230,20 +212,18 @@ def stuck_limits(states: Sequence[LimitState], now: int, log: Sequence[AuditEntr
     found = []
     for state in sorted(states, key=lambda each: (-each.waiting, each.key)):
         reason = at_limit(state, now).reason if state.waiting else None
-        about, count = {"key": state.key}, state.waiting
+        about: dict[str, Any] = {"key": state.key}
+        count = state.waiting
         if reason == "budget":
-            group = str(state.budget_of)
-            found.append(Notice("closed", "used_up", "group", {"id": group}, count, {"group": group}))
+            found.append(Notice("used_up", count, {"group": state.budget_of}))
         elif reason == "limit_paused":
-            by = paused_by(log, "limits", state.key)
-            found.append(Notice("paused", "paused_limit", "limit", about, count, about, *by, "limits.resume", about))
+            found.append(Notice("paused_limit", count, about, *paused_by(log, "limits", state.key)))
         elif reason == "full":
-            found.append(Notice("waiting", "full_limit", "limit", about, count, about))
+            found.append(Notice("full_limit", count, about))
         elif reason == "rate" and state.rate and waits_long(count, state.rate):
-            takes = {"takes": count / state.rate}
-            found.append(Notice("waiting", "slow_rate", "limit", about, count, about | takes))
-    found.sort(key=lambda each: each.level == "waiting")
-    return _first(found, "waiting", "limits", "limits")
+            found.append(Notice("slow_rate", count, about | {"takes": count / state.rate}))
+    found.sort(key=lambda each: each.kind in ("full_limit", "slow_rate"))
+    return _first(found, "limits")
 
 
 async def _stopped_schedules(view: View, log: Sequence[AuditEntry]) -> list[Notice]:
@@ -258,11 +238,8 @@ def late_schedules(known: Sequence[Schedule], now: int) -> list[Notice]:
     """Return the schedules that should have fired."""
     late = [each for each in known if each.state == "active" and each.due is not None and each.due <= now - LATE]
     late.sort(key=lambda each: each.due or 0)
-    found = [
-        Notice("expired", "late", "schedule", {"id": each.task_id}, values={"name": each.name}, since=each.due)
-        for each in late
-    ]
-    return _first(found, "expired", "more_late", "schedules")
+    found = [Notice("late", values={"name": each.name, "schedule": each.task_id}, since=each.due) for each in late]
+    return _first(found, "more_late")
 
 
 def stopped_schedules(known: Sequence[Schedule], log: Sequence[AuditEntry]) -> list[Notice]:
@@ -270,16 +247,14 @@ def stopped_schedules(known: Sequence[Schedule], log: Sequence[AuditEntry]) -> l
     stopped = [each for each in known if each.state in ("disabled", "paused")]
     found = []
     for each in sorted(stopped, key=lambda each: (each.state, each.name)):
-        level = "failed" if each.state == "disabled" else "paused"
         since = next((record.at for record in reversed(each.history) if record.outcome == each.state), None)
         actor = paused_by(log, "schedules", each.task_id)[1] if each.state == "paused" else ""
-        of_one, about, fields = {"id": each.task_id}, {"name": each.name}, {"schedule": each.task_id}
-        kind, mends = f"{each.state}_schedule", "schedules.resume"
-        found.append(Notice(level, kind, "schedule", of_one, 1, about, since, actor, mends, fields))
-    return _first(found, "paused", "more_stopped", "schedules")
+        about = {"name": each.name, "schedule": each.task_id}
+        found.append(Notice(f"{each.state}_schedule", 1, about, since, actor))
+    return _first(found, "more_stopped")
 
 
-def _first(found: list[Notice], level: str, kind: str, page: str) -> list[Notice]:
+def _first(found: list[Notice], kind: str) -> list[Notice]:
     """Return the first notices, and one that counts the others."""
     more = len(found) - MOST
-    return found[:MOST] + ([Notice(level, kind, page, number=more)] if more > 0 else [])
+    return found[:MOST] + ([Notice(kind, more)] if more > 0 else [])

@@ -70,7 +70,7 @@ async def test_the_overview_names_the_types_that_no_worker_knows(browse: Browse,
 def test_of_many_unknown_types_the_most_are_named() -> None:
     found = unknown_notices({f"t{n}": n for n in range(1, MOST + 3)})
     assert [each.values.get("type") for each in found] == [*(f"t{n}" for n in range(MOST + 2, 2, -1)), None]
-    assert (found[-1].number, found[-1].page) == (2, "types")
+    assert (found[-1].number, found[-1].kind) == (2, "unknown_types")
 
 
 async def test_types_without_an_ended_task_are_listed(browse: Browse, tq: TaskQ) -> None:
