@@ -4,24 +4,9 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from aiotaskq import TaskQ, Workflow
 from aiotaskq.app.handle import TaskCall
-from aiotaskq.web.dashboard.pages.groups import ZOOMS, zoom_of
 from tests.web.dashboard.conftest import Browse
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        *[(None, (100, 75, 150)), ("150", (150, 100, 200)), ("fit", (None, 50, 100))],
-        *[(str(ZOOMS[0]), (25, None, 50)), (str(ZOOMS[-1]), (200, 150, None))],
-        *[("99", (100, 75, 150)), ("<b>", (100, 75, 150))],
-    ],
-)
-def test_a_zoom_of_an_address(text: str | None, found: tuple[int | None, ...]) -> None:
-    assert zoom_of(text) == found
 
 
 async def test_the_graph_is_drawn_larger_and_smaller_by_links(browse: Browse, tq: TaskQ) -> None:
@@ -38,6 +23,12 @@ async def test_the_graph_is_drawn_larger_and_smaller_by_links(browse: Browse, tq
     width, height = await size("")
     assert await size("&zoom=200") == (2 * width, 2 * height)
     assert await size("&zoom=25") == (width // 4, height // 4)
+    assert await size("&zoom=99") == await size("&zoom=<b>") == (width, height)
     page = (await browse.get(address + "&zoom=25")).text
     assert f'href="{address}&amp;zoom=50#graph" aria-label="Larger"' in page and 'aria-label="Smaller"' not in page
-    assert 'class="scroll graph fit"' in (await browse.get(address + "&zoom=fit")).text
+    page = (await browse.get(address + "&zoom=200")).text
+    assert f'href="{address}&amp;zoom=150#graph" aria-label="Smaller"' in page and 'aria-label="Larger"' not in page
+    page = (await browse.get(address + "&zoom=fit")).text
+    assert 'class="scroll graph fit"' in page
+    for percent, label in ((50, "Smaller"), (100, "Larger")):
+        assert f'href="{address}&amp;zoom={percent}#graph" aria-label="{label}"' in page

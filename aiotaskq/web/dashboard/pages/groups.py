@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -17,6 +18,7 @@ from aiotaskq.web.dashboard.words import marked
 
 ROWS = 50
 MEMBERS = 300
+"""Of one page; a workflow of more is not drawn."""
 
 
 @page("groups", marked("Groups"), "status", "after")
@@ -39,7 +41,7 @@ async def group(view: View) -> dict[str, Any]:
     whole = found.next is None and start == 0
     return {
         "group": found,
-        "zoom": zoom_of(view.text("zoom")),
+        "zoom": view.text("zoom") or "",
         "changes": await operated_on(view, found.group_id, ("groups",)),
         "drawing": drawing([each.task_id for each in tasks], children) if whole else None,
         "members": {each.task_id: each for each in tasks},
@@ -59,22 +61,11 @@ action(operations["retry"], marked("The members of the group {group_id} that did
 
 # ---- the graph of a workflow: columns by the longest way from a task without parents ----
 
-WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 168, 36, 56, 14, 8
-"""Pixels of a box, and between boxes."""
-MOST = 300
-"""Tasks of a drawing; larger workflows are shown as a table only."""
-
-
-ZOOMS = (25, 50, 75, 100, 150, 200)
-"""Percent of the size of a drawing."""
-FIT = "fit"
-"""The zoom that makes a drawing as small as its page, where it is larger."""
-
 
 def drawing(ids: Sequence[str], children: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, Any] | None:
-    """Return a box for each task of a workflow and the lines from parents to children, with their places in pixels.
+    """Return the column and row of each task of a workflow, and the lines from parents to children.
 
-    None where no task waits for another, and for a workflow of more than ``MOST`` tasks.
+    None where no task waits for another.
 
     Args:
         ids: its tasks, in the order in which they were added.
@@ -82,34 +73,15 @@ def drawing(ids: Sequence[str], children: Mapping[str, Sequence[tuple[str, str]]
     """
     known = set(ids)
     lines = [(parent, child, rule) for parent in ids for child, rule in children.get(parent, ()) if child in known]
-    if not lines or len(ids) > MOST:
+    if not lines:
         return None
     column = _columns(ids, lines)
-    rows: dict[int, int] = {}
-    at: dict[str, tuple[int, int]] = {}
+    rows = Counter[int]()
+    boxes: dict[str, tuple[int, int]] = {}
     for each in ids:
-        place = column[each]
-        row = rows.get(place, 0)
-        rows[place] = row + 1
-        at[each] = MARGIN + place * (WIDTH + GAP_X), MARGIN + row * (HEIGHT + GAP_Y)
-    return {
-        "width": 2 * MARGIN + (max(column.values()) + 1) * (WIDTH + GAP_X) - GAP_X,
-        "height": 2 * MARGIN + max(rows.values()) * (HEIGHT + GAP_Y) - GAP_Y,
-        "boxes": [{"id": each, "x": at[each][0], "y": at[each][1]} for each in ids],
-        "edges": [{"path": _path(at[parent], at[child]), "rule": rule} for parent, child, rule in lines],
-    }
-
-
-def zoom_of(text: str | None) -> tuple[int | None, int | None, int | None]:
-    """Return the zoom that an address asks for, and the next smaller and larger ones, in percent.
-
-    The first is None for a drawing that fits its page; a wrong or absent text is the natural size.
-    """
-    if text == FIT:
-        return None, 50, 100
-    percent = next((each for each in ZOOMS if str(each) == text), 100)
-    smaller = max((each for each in ZOOMS if each < percent), default=None)
-    return percent, smaller, min((each for each in ZOOMS if each > percent), default=None)
+        boxes[each] = column[each], rows[column[each]]
+        rows[column[each]] += 1
+    return {"columns": max(rows) + 1, "rows": max(rows.values()), "boxes": boxes, "lines": lines}
 
 
 def _columns(ids: Sequence[str], lines: Sequence[tuple[str, str, str]]) -> dict[str, int]:
@@ -122,10 +94,3 @@ def _columns(ids: Sequence[str], lines: Sequence[tuple[str, str, str]]) -> dict[
         for each in TopologicalSorter(parents).static_order():
             column[each] = max((column[parent] + 1 for parent in parents[each]), default=0)
     return column
-
-
-def _path(start: tuple[int, int], end: tuple[int, int]) -> str:
-    x1, y1 = start[0] + WIDTH, start[1] + HEIGHT // 2
-    x2, y2 = end[0], end[1] + HEIGHT // 2
-    bend = max(GAP_X // 2, (x2 - x1) // 2)
-    return f"M{x1} {y1}C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
