@@ -170,17 +170,23 @@ class Dashboard:
         cookies = session.cookies_of(request.headers)
         preferences = session.kept(cookies, session.PREFERENCES, session.Preferences) or session.Preferences()
         words = Words(language_of(preferences.language, request.headers.get("accept-language", "")), self._tq.timezone)
-        key, now = cookies.get(session.SESSION, ""), self._tq.queue.clock.now()
+        now = self._tq.queue.clock.now()
+        known = cookies.get(session.SESSION, "")  # an old one stays, for forms in other tabs
+        key = known or session.new_session(now)
         view = View(shared=self._shared, request=request, words=words, now=now, key=key, preferences=preferences)
         try:
-            return await self._respond(view)
+            response = await self._respond(view)
         except TimeoutError:
             slow = make_problem(
                 503, "TooSlow", marked("the store did not answer in time; try again, or narrow the filter")
             )
-            return self._problem(view, slow)
+            response = self._problem(view, slow)
         except (ProblemError, AiotaskqError) as error:
-            return self._problem(view, answered(error, f"dashboard: {view.path or 'overview'}"))
+            response = self._problem(view, answered(error, f"dashboard: {view.path or 'overview'}"))
+        # A page in a folder is none of ours: all are flat.
+        if not known and response.media_type == HTML and response.status_code != 303 and "/" not in view.path:
+            response.headers.append("Set-Cookie", _cookie(request, session.SESSION, key))
+        return response
 
     async def _respond(self, view: View) -> Response:
         request, key = view.request, view.key
@@ -210,8 +216,7 @@ class Dashboard:
         if view.path == UPDATE:
             return await self._update(view)
         page = _page(view.path)
-        view = _with_query(await self._full(view), page, request.query_params.multi_items())
-        view, made = _with_session(view)
+        view, made = _with_query(await self._full(view), page, request.query_params.multi_items()), []
         message = session.kept(session.cookies_of(request.headers), session.MESSAGE, session.Message)
         if message is not None and view.words.knows(message.text, message.values):  # the cookie could hold any text
             view = replace(view, message=message)
@@ -343,11 +348,10 @@ class Dashboard:
     async def _again(self, view: View, page: Page, status: int = 200, **shown: Any) -> Response:
         """Show a form again, with what was given, and what was wrong with it or what it would do."""
         given = {field: each[0] for field, each in view.form.items()}
-        view, made = _with_session(await self._full(view))
-        view = _with_query(view, page, [*thing_of(view).items(), *given.items()])
+        view = _with_query(await self._full(view), page, [*thing_of(view).items(), *given.items()])
         data = await _loaded(page, view)
         context = self._context(view, page) | shown | {"data": data, "given": given}
-        return reply(render(page.template, context), status, cookies=made, cache=OF_A_FORM)
+        return reply(render(page.template, context), status, cache=OF_A_FORM)
 
     def _preferred(self, view: View) -> Response:
         known = {"language": (*LANGUAGES, ""), "theme": (*THEMES, "")}
@@ -371,7 +375,6 @@ class Dashboard:
             raise ProblemError(401, "NoToken", marked("log in first"))
         if deep := view.path.count("/"):  # no page is there, and its cookies would be those of another folder
             return redirect("../" * deep)
-        view, made = _with_session(view)
         back = link(view.path, **dict(request.query_params)) if request.method == "GET" else "./"
         # A form that was sent after the login had ended is shown again behind the new one.
         fields = urlencode(view.form, doseq=True)
@@ -383,7 +386,7 @@ class Dashboard:
         action = actions.get(sent.get("action", ""))
         again = action is not None and action.form is not None
         data = {"wrong": wrong, "back": back, "by_name": login.by_name, "sent": sent, "again": again}
-        return reply(render("login", self._context(view, None) | {"data": data}), 401, cookies=made)
+        return reply(render("login", self._context(view, None) | {"data": data}), 401)
 
     async def _log_in(self, login: Login, view: View) -> Response:
         client = view.request.client
@@ -427,14 +430,6 @@ def _cookie(request: Request, name: str, value: str | msgspec.Struct, seconds: i
     """Return a cookie for the connection of a request; 0 seconds deletes it."""
     secure = is_encrypted(request.scope.get("scheme", ""), request.headers)
     return session.cookie(name, value, secure=secure, seconds=seconds)
-
-
-def _with_session(view: View) -> tuple[View, list[str]]:
-    """Return the view with a session, and the cookie of a new one; an old one stays, for forms in other tabs."""
-    if view.key:
-        return view, []
-    view = replace(view, key=session.new_session(view.now))
-    return view, [_cookie(view.request, session.SESSION, view.key)]
 
 
 def _wants_data(view: View) -> bool:
