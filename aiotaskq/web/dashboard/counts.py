@@ -117,7 +117,6 @@ class Counts:
         self._last: Stats | None = None
         self._read_at = 0  # ticks
         self._took = 0  # microseconds
-        self._changes = 0
         self._reading: asyncio.Task[Stats] | None = None
 
     async def get(self) -> Counted:
@@ -140,9 +139,7 @@ class Counts:
 
     def forget(self) -> None:
         """Read anew for the next page: something was changed, which a read that has begun may not see."""
-        self._last = None
-        self._reading = None
-        self._changes += 1
+        self._last = self._reading = None
 
     def _read(self) -> asyncio.Task[Stats]:
         if self._reading is None or self._reading.done():
@@ -151,11 +148,11 @@ class Counts:
         return self._reading
 
     async def _measure(self) -> Stats:
-        began, changes = self._clock.ticks(), self._changes
+        began = self._clock.ticks()
         with limited_reads(None):  # read once for all pages, and kept for long where it takes long
             found = await self._tq.stats()
         self.unended.note(found, self._tq.queue.clock.now())
-        if changes == self._changes:
+        if asyncio.current_task() is self._reading:  # else something was changed meanwhile
             self._last, self._read_at = found, self._clock.ticks()
             self._took = self._read_at - began
         return found
