@@ -1,4 +1,4 @@
-"""What several pages show: queues, limits, values as JSON, how long tasks have run, and why they wait."""
+"""What several pages show: queues, values as JSON, how long tasks have run, and why they wait."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from aiotaskq.core.edit import first_push
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.operations.fields import view_of
 from aiotaskq.operations.hidden import plain
-from aiotaskq.operations.limits import LimitView
 from aiotaskq.runtime.handler import Handler
-from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.queue.operations import Stats
 
 
@@ -41,14 +38,6 @@ def queue_row(stats: Stats, name: str) -> QueueRow:
     """Return one queue, also where it has no task."""
     empty = {str(status): 0 for status in Status}
     return QueueRow(name, name in stats.paused, empty | stats.queues.get(name, {}))
-
-
-def limit_row(state: LimitState) -> dict[str, Any]:
-    """Return a limit, and how full it is, from 0 to 1; None where nothing bounds what it holds."""
-    bounds = [each for each in (state.cap, state.window) if each is not None]
-    most = min(bounds, default=None)
-    share = None if most is None else min(1.0, state.held / most) if most else 1.0
-    return {"limit": view_of(LimitView, state), "share": share}
 
 
 def json_text(value: Any) -> str:

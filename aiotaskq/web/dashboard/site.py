@@ -25,21 +25,19 @@ from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.web.access import is_encrypted, is_same_origin
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.live import Live, render
-from aiotaskq.web.dashboard.pages import (
-    activity,
-    events,
-    failures,
-    groups,
-    limits,
-    overview,
-    queues,
-    schedules,
-    settings,
-    tasks,
-    types,
-    values,
-    workers,
-)
+from aiotaskq.web.dashboard.pages.activity import activity
+from aiotaskq.web.dashboard.pages.events import events
+from aiotaskq.web.dashboard.pages.failures import failures
+from aiotaskq.web.dashboard.pages.groups import groups
+from aiotaskq.web.dashboard.pages.limits import limits
+from aiotaskq.web.dashboard.pages.overview import overview
+from aiotaskq.web.dashboard.pages.queues import queues
+from aiotaskq.web.dashboard.pages.schedules import schedules
+from aiotaskq.web.dashboard.pages.settings import settings
+from aiotaskq.web.dashboard.pages.tasks import tasks
+from aiotaskq.web.dashboard.pages.types import types
+from aiotaskq.web.dashboard.pages.values import values
+from aiotaskq.web.dashboard.pages.workers import workers
 from aiotaskq.web.dashboard.session import Login, UserLogin
 from aiotaskq.web.dashboard.view import (
     Page,
@@ -102,19 +100,19 @@ def asset(name: str, headers: Mapping[str, str]) -> Response:
 
 
 MENU = (
-    overview.overview,
-    tasks.tasks,
-    failures.failures,
-    types.types,
-    queues.queues,
-    workers.workers,
-    limits.limits,
-    groups.groups,
-    schedules.schedules,
-    events.events,
-    values.values,
-    activity.activity,
-    settings.settings,
+    overview,
+    tasks,
+    failures,
+    types,
+    queues,
+    workers,
+    limits,
+    groups,
+    schedules,
+    events,
+    values,
+    activity,
+    settings,
 )
 """The pages in the menu, in its order."""
 VIEW = "view"
@@ -126,15 +124,6 @@ READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store ca
 PAGE_TIMEOUT = 5.0  # seconds of a whole page
 MAX_SENT = MAX_BODY - 16 * 1024
 """Bytes up to which the login page carries a form along; the fields of the login need the rest of ``MAX_BODY``."""
-HEADINGS = {
-    403: marked("Not allowed"),
-    404: marked("Not found"),
-    409: marked("Not possible now"),
-    429: marked("Too many attempts"),
-    501: marked("This store cannot do that"),
-    503: marked("Not available now"),
-}
-"""What the page of a problem is called, by its status."""
 _PLAIN = re.compile(r"[!#-\[\]-~]+")  # what a Location may hold: no blank, quote, backslash or control character
 
 
@@ -262,7 +251,6 @@ class Dashboard:
         up = "../" * view.path.count("/")  # such a path is no page: all of ours are flat
         view = replace(view, key="" if up else view.key, message=message)
         data = {
-            "heading": HEADINGS.get(problem.status, marked("Not accepted")),
             "status": problem.status,
             "text": view.words.problem(problem.detail),
             "back": f"{up}./" if up else back_of(view, problem.status == 404),

@@ -10,7 +10,6 @@ from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.operations.limits import limits as operations
-from aiotaskq.web.dashboard.rows import limit_row
 from aiotaskq.web.dashboard.view import View, action, number, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
@@ -23,20 +22,20 @@ LISTED = 20
 async def limits(view: View) -> dict[str, Any]:
     """Read the limits by their keys."""
     key = view.text("key") or ""
-    found = await view.tq.limits.list(ROWS + 1, prefix=key)
-    return {"limits": [limit_row(each) for each in found[:ROWS]], "key": key, "more": len(found) > ROWS}
+    found = await view.perform(operations["list"], {"limit": ROWS, "prefix": key})
+    return {"limits": found.limits, "key": key, "more": found.more}
 
 
 @page("limit", marked("Limit"), "key", section="limits")
 async def limit(view: View) -> dict[str, Any]:
     """Read one limit. Raises NotFound."""
     key = view.needed("key")
-    row = limit_row(await view.tq.limits.get(key))
+    found = await view.perform(operations["get"], {"key": key})
     held, waiting = await view.tq.limits.tasks(key, LISTED)
     rows = {task.task_id: task for task in await view.tq.queue.backend.get([*held, *waiting]) if task is not None}
     holding, waits = ([_at_limit(rows[each]) for each in ids if each in rows] for ids in (held, waiting))
     changes = await operated_on(view, key, ("limits",))
-    return {"row": row, "holding": holding, "waiting": waits, "changes": changes}
+    return {"limit": found, "holding": holding, "waiting": waits, "changes": changes}
 
 
 def _at_limit(task: Task) -> dict[str, Any]:

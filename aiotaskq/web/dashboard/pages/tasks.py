@@ -58,17 +58,6 @@ NOT_COUNTED = [name for name in FILTERS if name not in ("status", "queue")]
 """Filters that the counts are not of."""
 SUGGESTED = 200
 """Types that are suggested for the filter."""
-COLUMNS = {
-    "pending": ("queue", "reason", "due", "attempt", "created"),
-    "running": ("queue", "progress", "runs_for", "worker", "attempt"),
-    "completed": ("queue", "run_time", "waited", "attempt", "ended"),
-    "failed": ("queue", "error", "ended", "attempt", "run_time"),
-    "cancelled": ("queue", "error", "ended", "created"),
-    "expired": ("queue", "ended", "created"),
-}
-"""What the table shows of tasks in one state, beside id and type."""
-EACH = ("state", "queue", "now", "attempt", "run_time", "created")
-"""The same of tasks in any state."""
 REASONS: dict[str, Collection[str]] = {
     "ready": ("ready",),
     "delayed": ("delayed",),
@@ -149,7 +138,6 @@ async def tasks(view: View) -> dict[str, Any]:
     queue = view.text("queue")
     return {
         "tasks": [row_of(each, view) for each in found[:ROWS]],
-        "columns": COLUMNS.get(where.get("status", ""), EACH),
         "waits": {each.task_id: waits[each.task_id] for each in found[:ROWS] if each.task_id in waits},
         "filters": {name: view.text(name) or "" for name in FILTERS},
         "filtered": any(map(view.text, FILTERS)) or params is not None,
