@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -296,6 +296,19 @@ def back_of(view: View, gone: bool) -> str:
 
 def _noun(action: str) -> str:
     return action.partition(".")[0]
+
+
+# ---- queues ----
+
+
+async def firsts_of(view: View, queues: Iterable[str]) -> dict[str, int | None]:
+    """Return when the next task of each of these queues is due, in microseconds UTC."""
+    return {name: await view.tq.queue.backend.next_run_at(view.now, [name]) for name in queues}
+
+
+def age_of(view: View, first: int | None) -> float | None:
+    """Return for how many seconds a task that is due then has been ready; None where it is not."""
+    return (view.now - first) / SECOND if first is not None and first <= view.now else None
 
 
 # ---- fields of forms ----

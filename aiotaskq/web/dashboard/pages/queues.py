@@ -7,9 +7,8 @@ from typing import Any
 from aiotaskq.operations.queues import queues as operations
 from aiotaskq.operations.workers import worker_view
 from aiotaskq.web.dashboard.matching import part_of
-from aiotaskq.web.dashboard.queue_cards import age_of, firsts_of
 from aiotaskq.web.dashboard.rows import queue_row, queue_rows
-from aiotaskq.web.dashboard.view import View, action, operated_on, page
+from aiotaskq.web.dashboard.view import View, action, age_of, firsts_of, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
 LOOKED_AT = 20
