@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -94,32 +94,35 @@ def check_secret(argument: str, secret: str) -> None:
 class Guesses:
     """Counts the wrong guesses of each address: at most ``MAX_WRONG`` in a minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, ticks: Callable[[], int]) -> None:
+        """Count by a clock in microseconds."""
+        self._ticks = ticks
         self._wrong: OrderedDict[str, list[int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._wrong)
 
-    def retry_after(self, address: str, ticks: int) -> int:
-        """Return for how many seconds this address may not guess again; 0 if it may. ``ticks`` in microseconds."""
-        wrong = [each for each in self._wrong.get(address, ()) if ticks - each < MINUTE]
+    def retry_after(self, address: str) -> int:
+        """Return for how many seconds this address may not guess again; 0 if it may."""
+        now = self._ticks()
+        wrong = [each for each in self._wrong.get(address, ()) if now - each < MINUTE]
         if len(wrong) < MAX_WRONG:
             return 0
-        return max(1, -(-(wrong[-MAX_WRONG] + MINUTE - ticks) // SECOND))
+        return max(1, -(-(wrong[-MAX_WRONG] + MINUTE - now) // SECOND))
 
-    def add(self, address: str, ticks: int) -> None:
+    def add(self, address: str) -> None:
         """Count a wrong guess."""
         wrong = self._wrong.setdefault(address, [])
-        wrong.append(ticks)
+        wrong.append(self._ticks())
         del wrong[:-MAX_WRONG]
         self._wrong.move_to_end(address)
         while len(self._wrong) > MAX_ADDRESSES:
             self._wrong.popitem(last=False)
 
-    def remove(self, address: str, ticks: int) -> None:
-        """Take back a guess that was counted, and was right."""
-        if ticks in (wrong := self._wrong.get(address, [])):
-            wrong.remove(ticks)
+    def remove(self, address: str) -> None:
+        """Take back the latest guess of an address."""
+        if wrong := self._wrong.get(address):
+            wrong.pop()
 
 
 class TokenCheck(Guesses):
@@ -129,35 +132,27 @@ class TokenCheck(Guesses):
     lock out the others. The protection against guessing is the token's length.
     """
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, ticks: Callable[[], int]) -> None:
         # Digests have one length, so that not even the token's length can be measured.
-        super().__init__()
+        super().__init__(ticks)
         self._digest = _digest(token)
 
-    def accepts(self, authorization: str | None, address: str, ticks: int) -> bool:
-        """Return whether ``Authorization: Bearer TOKEN`` holds the token; count a wrong one."""
-        if not authorization:  # a request without a token is no guess
-            return False
-        return self.is_token(_bearer(authorization), address, ticks)
-
-    def matches(self, authorization: str | None) -> bool:
-        """Return whether ``Authorization: Bearer TOKEN`` holds the token; count nothing."""
-        return self._is(_bearer(authorization or ""))
-
-    def is_token(self, given: str, address: str, ticks: int) -> bool:
-        """Return whether this is the token; count a wrong one."""
-        if self._is(given):
-            return True
-        if not self.retry_after(address, ticks):
-            self.add(address, ticks)
-        return False
-
-    def _is(self, given: str) -> bool:
+    def matches(self, given: str) -> bool:
+        """Return whether this is the token; count nothing."""
         return hmac.compare_digest(_digest(given.strip()), self._digest)
 
+    def accepts(self, given: str, address: str) -> bool:
+        """Return whether this is the token; count a wrong one."""
+        if self.matches(given):
+            return True
+        if not self.retry_after(address):
+            self.add(address)
+        return False
 
-def _bearer(authorization: str) -> str:
-    scheme, _, given = authorization.partition(" ")
+
+def bearer(authorization: str | None) -> str:
+    """Return the token of ``Authorization: Bearer TOKEN``; "" where there is none."""
+    scheme, _, given = (authorization or "").partition(" ")
     return given if scheme.lower() == "bearer" else ""
 
 

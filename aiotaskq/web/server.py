@@ -14,7 +14,7 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.errors import check_int, missing
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
-from aiotaskq.web.access import TokenCheck, check_access, names_loopback
+from aiotaskq.web.access import TokenCheck, bearer, check_access, names_loopback
 from aiotaskq.web.asgi import application
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.session import TokenLogin
@@ -43,7 +43,6 @@ SHUTDOWN_TIMEOUT = 5  # seconds that open requests get when the server stops
 BACKLOG = 64  # connections that wait to be accepted; asyncio accepts all of them at once
 
 _PUBLIC = frozenset(operation.path for operation in ENDPOINTS if operation.public)
-_CLOCK = SystemClock()
 
 
 def serve(
@@ -140,7 +139,7 @@ def asgi(tq: TaskQ, host: str = HOST, token: str | None = None, **options: Unpac
     """
     check_access(host, token)
     version = metadata.version("aiotaskq")
-    tokens = None if token is None else TokenCheck(token)
+    tokens = None if token is None else TokenCheck(token, SystemClock().ticks)
     login = None if token is None or tokens is None else TokenLogin(token, tokens)
     shared: dict[str, Any] = {name: each for name, each in options.items() if name in DashboardOptions.__annotations__}
     app = application(tq, version, token=token is not None, dashboard=Dashboard(tq, login=login, **shared), **options)
@@ -168,7 +167,7 @@ class _AccessCheck:
         if self._tokens is None:
             return names_loopback(headers.get("host"))
         key = session.cookies_of(headers).get(session.SESSION, "")
-        return self._tokens.matches(headers.get("authorization")) or self._is_login(key)
+        return self._tokens.matches(bearer(headers.get("authorization"))) or self._is_login(key)
 
     def _refusal(self, scope: Any) -> Response | None:
         headers = Headers(scope=scope)
@@ -181,9 +180,9 @@ class _AccessCheck:
             return None
         if scope["path"] == "/" or f"{scope['path']}/".startswith("/dashboard/"):
             return None  # it asks for a login itself
-        address, ticks = (scope.get("client") or ("",))[0], _CLOCK.ticks()
-        given, wait = headers.get("authorization"), self._tokens.retry_after(address, ticks)
-        if self._tokens.accepts(given, address, ticks):
+        address, given = (scope.get("client") or ("",))[0], bearer(headers.get("authorization"))
+        wait = self._tokens.retry_after(address)
+        if given and self._tokens.accepts(given, address):  # a request without a token is no guess
             return None
         if wait and given:
             too_many = make_problem(429, "TooManyGuesses", "too many wrong tokens; wait")

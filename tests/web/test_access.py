@@ -15,6 +15,7 @@ from aiotaskq.web.access import (
     MAX_WRONG,
     MINUTE,
     TokenCheck,
+    bearer,
     check_access,
     is_same_origin,
     names_loopback,
@@ -55,7 +56,8 @@ def test_a_host_without_a_token_must_be_loopback() -> None:  # J4
 
 
 def test_wrong_tokens_are_limited_per_address(monkeypatch: pytest.MonkeyPatch) -> None:  # J15
-    tokens = TokenCheck(TOKEN)
+    now = 0
+    tokens = TokenCheck(TOKEN, lambda: now)
     compared: list[tuple[int, int]] = []
 
     def compare(a: bytes, b: bytes) -> bool:
@@ -64,21 +66,29 @@ def test_wrong_tokens_are_limited_per_address(monkeypatch: pytest.MonkeyPatch) -
 
     original = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", compare)
-    for number in range(MAX_WRONG):
-        assert tokens.retry_after("a", number) == 0
-        assert not tokens.accepts(f"Bearer {'x' * number}", "a", number)
+    for now in range(MAX_WRONG):
+        assert tokens.retry_after("a") == 0
+        assert not tokens.accepts("x" * now, "a")
     assert set(compared) == {(32, 32)}  # not even the length tells
-    assert 0 < tokens.retry_after("a", MAX_WRONG) <= 60 and tokens.retry_after("b", MAX_WRONG) == 0
-    assert tokens.retry_after("a", MINUTE - 1) == 1 and tokens.retry_after("a", MINUTE) == 0
-    assert tokens.accepts(f"bearer {TOKEN}", "a", MINUTE) and not tokens.accepts(f"Basic {TOKEN}", "a", MINUTE)
-    assert not tokens.accepts(None, "c", 0) and len(tokens) == 1
-    for number in range(MAX_WRONG):
-        tokens.accepts("Bearer wrong", "d", number)
-    wait = tokens.retry_after("d", MAX_WRONG)
-    assert tokens.accepts(f"Bearer {TOKEN}", "d", MAX_WRONG)
-    assert not tokens.accepts("Bearer wrong", "d", 30 * SECOND) and tokens.retry_after("d", MAX_WRONG) == wait
+    now = MAX_WRONG
+    assert 0 < tokens.retry_after("a") <= 60 and tokens.retry_after("b") == 0
+    now = MINUTE - 1
+    assert tokens.retry_after("a") == 1
+    now = MINUTE
+    assert tokens.retry_after("a") == 0
+    assert tokens.accepts(TOKEN, "a") and tokens.matches(TOKEN) and not tokens.matches("wrong") and len(tokens) == 1
+    assert [bearer(each) for each in (f"bearer {TOKEN}", f"Basic {TOKEN}", None)] == [TOKEN, "", ""]
+    for now in range(MAX_WRONG):  # noqa: B007 (the clock)
+        tokens.accepts("wrong", "d")
+    now = MAX_WRONG
+    wait = tokens.retry_after("d")
+    assert tokens.accepts(TOKEN, "d")
+    now = 30 * SECOND
+    assert not tokens.accepts("wrong", "d")
+    now = MAX_WRONG
+    assert tokens.retry_after("d") == wait
     for number in range(3 * MAX_ADDRESSES):
-        tokens.accepts("Bearer wrong", f"address {number}", 0)
+        tokens.accepts("wrong", f"address {number}")
     assert len(tokens) == MAX_ADDRESSES  # H3
 
 

@@ -160,16 +160,14 @@ class TokenLogin:
         self.secret = token
         """Signs the sessions, in every process."""
         self._tokens = tokens
-        self._clock = SystemClock()
 
     async def user(self, form: Form, address: str) -> str | None:
         """Return "" for the token, which is always accepted (see ``TokenCheck``), None for a wrong one.
 
         Raises ProblemError for an address with too many wrong ones.
         """
-        ticks = self._clock.ticks()
-        wait = self._tokens.retry_after(address, ticks)
-        if self._tokens.is_token(form("token") or "", address, ticks):
+        wait = self._tokens.retry_after(address)
+        if self._tokens.accepts(form("token") or "", address):
             return ""
         if wait:
             raise ProblemError(429, "TooManyGuesses", marked("too many wrong tokens; wait a minute"))
@@ -186,18 +184,17 @@ class UserLogin:
         check_secret("secret", secret)
         self.secret = secret
         self._check = check
-        self._guesses = Guesses()
-        self._clock = SystemClock()
+        self._guesses = Guesses(SystemClock().ticks)
 
     async def user(self, form: Form, address: str) -> str | None:
         """Return the name that the application accepts, else None.
 
         Raises ProblemError after too many wrong ones, without asking the application.
         """
-        name, password, ticks = form("user"), form("password") or "", self._clock.ticks()
-        if self._guesses.retry_after(address, ticks):
+        name, password = form("user"), form("password") or ""
+        if self._guesses.retry_after(address):
             raise ProblemError(429, "TooManyGuesses", marked("too many wrong logins; wait a minute"))
-        self._guesses.add(address, ticks)  # before it is known: a check takes long, and many may arrive meanwhile
+        self._guesses.add(address)  # before it is known: a check takes long, and many may arrive meanwhile
         if not name or len(name) > MAX_USER or len(password) > MAX_PASSWORD:
             return None
         found = self._check(name, password)
@@ -205,7 +202,7 @@ class UserLogin:
             found = await found
         if not found:
             return None
-        self._guesses.remove(address, ticks)
+        self._guesses.remove(address)
         return name
 
 
