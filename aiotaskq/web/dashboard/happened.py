@@ -19,16 +19,6 @@ from aiotaskq.runtime.hooks import NAMES, OPERATED, HookCall, Hooks
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
 
-_ICONS = {each: each for each in ("completed", "failed", "cancelled", "expired", "lost", "released")} | {
-    "pushed": "pending",
-    "started": "running",
-    "retried": "waiting",
-    "timeout": "timed_out",
-    "alert": "failed",
-    "stalled": "waiting",
-    "exhausted": "waiting",
-    "quieted": "paused",
-}
 _ORDER: dict[str, int] = {name: place for place, name in enumerate(NAMES)}
 
 
@@ -51,11 +41,6 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True):
     """It stands for so many of its name that are not listed."""
     at_least: bool = False
     """Whether there may be more of these."""
-
-    @property
-    def icon(self) -> str:
-        """The icon and colour."""
-        return _ICONS.get(self.name, "active")
 
 
 def key_of(each: Happened) -> tuple[str, str | None, int]:

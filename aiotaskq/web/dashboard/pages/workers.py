@@ -40,21 +40,19 @@ def _row(view: View, info: WorkerInfo, tasks: Sequence[Task]) -> dict[str, Any]:
 @page("workers", marked("Workers"), "start")
 async def workers(view: View) -> dict[str, Any]:
     """Read one page of the registry, and what its workers run."""
-    here, start = view.tq.worker is not None, view.whole("start", 0, 1_000_000)
-    if view.tq.queue.backend.workers is None:
-        none: dict[str, Any] = {"workers": [], "versions": [], "total": 0, "start": 0}
-        return none | {"registry": False, "here": here, "most": MOST_LISTED}
-    found = await view.tq.workers.list()
+    start, registry = view.whole("start", 0, 1_000_000), view.tq.queue.backend.workers is not None
+    found = await view.tq.workers.list() if registry else []
     shown = found[start : start + ROWS]
-    tasks = await view.tq.workers.tasks_of([each.owner for each in shown if each.busy], MOST_LISTED + 1)
+    busy = [each.owner for each in shown if each.busy]
+    tasks = await view.tq.workers.tasks_of(busy, MOST_LISTED + 1) if busy else {}
     started = await view.keep("deploys", lambda: deploys(view.tq, 0))
     return {
         "workers": [_row(view, each, tasks.get(each.owner, ())) for each in shown],
         "versions": [{"at": at, "version": version} for at, version in started[: -VERSIONS - 1 : -1]],
         "total": len(found),
         "start": start,
-        "registry": True,
-        "here": here,
+        "registry": registry,
+        "here": view.tq.worker is not None,
         "most": MOST_LISTED,
     }
 
