@@ -7,8 +7,9 @@ writes in the language of its page.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 
 import msgspec
@@ -141,12 +142,8 @@ def line(values: Sequence[float | None], top: float) -> str:
 
 def count_top(most: int) -> int:
     """Return the upper end of an axis of counts: 1, 2, 4, 6, 8, 10, 20, 40 and so on, at least ``most``."""
-    size = 1
-    while True:
-        for factor in (1, 2, 4, 6, 8):
-            if factor * size >= most:
-                return factor * size
-        size *= 10
+    tops: Iterator[int] = (factor * 10**power for power in itertools.count() for factor in (1, 2, 4, 6, 8))
+    return next(top for top in tops if top >= most)
 
 
 def duration_top(most: float) -> tuple[float, float]:

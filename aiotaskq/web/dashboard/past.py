@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import operator
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -23,6 +24,7 @@ from aiotaskq.web.dashboard.counts import Kept
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
 
+T = TypeVar("T")
 PERCENTS = (50, 95, 99)
 
 
@@ -58,6 +60,8 @@ PARTS = 5
 SPLITS = ("queue", "type")
 OTHERS = ""
 """The name of that part."""
+ENDED = ("completed", "failed")
+"""Kinds of runs that charts count."""
 GO_ON = ("retried", "lost")
 """Kinds of runs whose tasks run again, or are counted as failed, too."""
 USUAL_KEPT, USUAL_READ, MOST_USUAL = 300.0, 5, 1_000
@@ -113,7 +117,7 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def parts(self) -> list[str]:
         """What bars are stacked of: outcomes, or the names of queues or types."""
-        return list(self.total.parts) if self.by else ["completed", "failed"]
+        return list(self.total.parts if self.by else ENDED)
 
     def chart(self, what: str) -> Chart:
         """Return the chart of what completed and failed, ``counts``, or of the percentiles of ``run`` or ``wait``."""
@@ -264,7 +268,7 @@ def _sums(periods: Collection[Period]) -> Sums:
 
 
 def _ended(counts: dict[str, int]) -> int:
-    return counts.get("completed", 0) + counts.get("failed", 0)
+    return sum(counts.get(kind, 0) for kind in ENDED)
 
 
 def _point(at: int, sums: Sums, parts: dict[str, int] | None = None) -> Point:
@@ -291,8 +295,13 @@ def _activity(span: Span, now: int, periods: Collection[Period], zone: str, by: 
             points[place].append(period)
     found = [_sums(point) for point in points]
     whole = [sum(map(Counter, each), Counter[Any]()) for each in zip(*found, strict=True)]
-    names = _largest(within, by) if by else []
+    names = sorted(name for name, _ in _count(within, operator.attrgetter(by)).most_common(PARTS)) if by else []
     parts = [_parts(point, by, names) for point in points]
+    before: list[int] = []
+    if span.before:
+        shifted = begin - span.seconds * SECOND
+        counts = _count(periods, lambda period: (period.at - shifted) // (step * SECOND))
+        before = [counts[place] for place in range(count)]
     return Activity(
         span=span.name,
         begin=begin,
@@ -301,7 +310,7 @@ def _activity(span: Span, now: int, periods: Collection[Period], zone: str, by: 
         total=_point(begin, whole, _parts(within, by, names)),
         zone=zone,
         usage=usage,
-        before=_before(periods, begin - span.seconds * SECOND, step, count) if span.before else [],
+        before=before,
         by=by,
     )
 
@@ -321,32 +330,22 @@ def _points(begin: int, now: int, step: int) -> int:
     return math.ceil((begin_of(now, step) + step * SECOND - begin) / (step * SECOND))
 
 
-def _before(periods: Iterable[Period], begin: int, step: int, count: int) -> list[int]:
-    found = [0] * count
+def _count(periods: Iterable[Period], key: Callable[[Period], T]) -> Counter[T]:
+    """Return how many completed or failed, by what ``key`` returns."""
+    found = Counter[T]()
     for period in periods:
-        if period.kind in ("completed", "failed") and 0 <= (place := (period.at - begin) // (step * SECOND)) < count:
-            found[place] += period.n
+        if period.kind in ENDED:
+            found[key(period)] += period.n
     return found
-
-
-def _largest(periods: Iterable[Period], by: str) -> list[str]:
-    """Return the names with the most runs, by name."""
-    counts: Counter[str] = Counter()
-    for period in periods:
-        if period.kind in ("completed", "failed"):
-            counts[getattr(period, by)] += period.n
-    return sorted(name for name, _ in counts.most_common(PARTS))
 
 
 def _parts(periods: Iterable[Period], by: str, names: Collection[str]) -> dict[str, int]:
     """Return how many completed or failed by these names, in their order; the others have the last one."""
-    found = dict.fromkeys(names, 0)
-    for period in periods if by else ():
-        if period.kind in ("completed", "failed"):
-            name = getattr(period, by)
-            name = name if name in found else OTHERS
-            found[name] = found.get(name, 0) + period.n
-    return found
+    if not by:
+        return {}
+    counts = _count(periods, operator.attrgetter(by))
+    found = {name: counts.pop(name, 0) for name in names}
+    return found | ({OTHERS: counts.total()} if counts else {})
 
 
 def _types(begin: int, minutes: float, periods: Iterable[Period]) -> list[TypeSums]:

@@ -33,19 +33,14 @@ ORDERS: dict[str, Callable[[TypeSums], float]] = {
 """By the name in the address; the largest first. Any other is the order of the names."""
 
 
-def ordered(rows: list[TypeSums], sort: str) -> list[TypeSums]:
-    """Return the rows in one of the ``ORDERS``; equal ones by name."""
-    by = ORDERS.get(sort)
-    return rows if by is None else sorted(rows, key=lambda row: (-by(row), row.name))
-
-
 @page("types", marked("Task types"), "span", "sort", "like")
 async def types(view: View) -> dict[str, Any]:
     """Read the sums of each type."""
     sort = view.text("sort") or "completed"
     like = view.text("like")
-    sums = [row for row in await view.shared.past.types(view.text("span")) if part_of(like, row.name)]
-    rows = ordered(sums, sort)
+    rows = [row for row in await view.shared.past.types(view.text("span")) if part_of(like, row.name)]
+    if by := ORDERS.get(sort):
+        rows.sort(key=by, reverse=True)  # equal ones stay in the order of their names
     known = {row.name for row in rows}
     waiting, unknown, looked_at = await view.keep("types", lambda: _waiting(view))
     return {
