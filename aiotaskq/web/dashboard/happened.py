@@ -53,11 +53,6 @@ def newest_first(found: Iterable[Happened]) -> list[Happened]:
     return sorted(found, key=lambda each: (each.at, _ORDER.get(each.name, 0)), reverse=True)
 
 
-def pushed_at(task: Task) -> int:
-    """Return when a task was pushed, in microseconds UTC: its push stamp, where that is of the second of its push."""
-    return task.seq if task.seq // SECOND == task.created_at else task.created_at * SECOND
-
-
 MOST = 500
 """Hook calls that are kept."""
 COLLECTED = tuple(name for name in NAMES if name != OPERATED)
@@ -170,7 +165,8 @@ def life_of(task: Task) -> Iterator[Happened]:
     ended = task.ended_at
     if ended is None and task.completed_at is not None:  # another program has ended it
         ended = task.completed_at * SECOND
-    yield _event("pushed", pushed_at(task), task)
+    # The push stamp tells it to the microsecond, where it is of the second of the push.
+    yield _event("pushed", task.seq if task.seq // SECOND == task.created_at else task.created_at * SECOND, task)
     for attempt in attempts_of(task):
         if attempt.began_at is not None:
             yield _event("started", attempt.began_at, task, attempt.number)

@@ -10,7 +10,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from aiotaskq.core.firing import upcoming
-from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
@@ -75,36 +74,29 @@ def _computed(schedule: Schedule, now: int, until: int) -> list[int]:
         return []
 
 
-def _mark(kind: str, begin: int, width: int = LEAST) -> dict[str, Any]:
-    """Return what was ``fired`` or ``skipped``, or is ``due``, with its place in thousandths of both days."""
-    return {"kind": kind, "begin": begin, "width": width}
-
-
 def _place(instant: int, now: int) -> int:
+    """Return the place of an instant in thousandths of the day before and the day after now."""
     return 500 + (instant - now) * 500 // DAY
 
 
-def _past(history: Sequence[FiringRecord], now: int) -> list[dict[str, Any]]:
-    """Return what was fired and skipped in the last 24 hours; a record of several due times is one mark."""
-    found = []
-    for record in history:
+def _row(schedule: Schedule, dues: Sequence[int], now: int) -> dict[str, Any]:
+    """Return a schedule, and as marks what it did and is about to do in the day before and after now.
+
+    A mark is of a record of one or several due times that were ``fired`` or ``skipped``, or of a time that is ``due``.
+    """
+    marks: list[tuple[str, int, int]] = []
+    for record in schedule.history:
         begin = record.at if record.due is None else record.due
         end = begin if record.until is None else record.until
         if record.outcome in ("fired", "skipped", "run_now", "backfilled") and now - DAY <= end <= now:
             first = max(0, _place(begin, now))
             kind = "skipped" if record.outcome == "skipped" else "fired"
-            found.append(_mark(kind, first, max(LEAST, _place(end, now) - first)))
-    return found
-
-
-def _row(schedule: Schedule, dues: Sequence[int], now: int) -> dict[str, Any]:
-    """Return a schedule, and what it did and is about to do in the day before and after now."""
-    marks = _past(schedule.history, now)
-    if len(dues) > MARKS:
-        marks.append(_mark("due", _place(dues[0], now), 1000 - _place(dues[0], now)))
-    else:
-        marks += [_mark("due", place) for place in sorted({_place(max(now, due), now) for due in dues})]
-    return {"schedule": schedule_view(schedule), "marks": marks}
+            marks.append((kind, first, max(LEAST, _place(end, now) - first)))
+    places = sorted({_place(max(now, due), now) for due in dues})
+    band = len(dues) > MARKS
+    marks += [("due", places[0], 1000 - places[0])] if band else [("due", place, LEAST) for place in places]
+    shown = [{"kind": kind, "begin": begin, "width": width} for kind, begin, width in marks]
+    return {"schedule": schedule_view(schedule), "marks": shown}
 
 
 @page("schedules", marked("Schedules"), "start", "like")

@@ -178,13 +178,11 @@ async def _waits(view: View, tasks: list[Task], paused: Collection[str]) -> dict
 
 async def _find(view: View, given: dict[str, Any], limit: int) -> tuple[list[Task], int | None]:
     """Return up to so many tasks, and how many of each status were looked at, None for all."""
-    after = view.text("after")
-    if "scheduler_task_id" in given or given.keys() <= {"status"}:  # there is an index
-        return await view.tq.find(**given, limit=limit, after=after), None
-    if after is not None:
+    if (after := view.text("after")) is not None:
         await view.tq.get(after)  # a page behind a task that is gone would be the first page again
-    where = msgspec.structs.replace(task_filter(**given), after=after, newest=WINDOW)
-    return await view.tq.queue.backend.find(where, limit), WINDOW
+    has_index = "scheduler_task_id" in given or given.keys() <= {"status"}
+    where = msgspec.structs.replace(task_filter(**given), after=after, newest=None if has_index else WINDOW)
+    return await view.tq.queue.backend.find(where, limit), where.newest
 
 
 def _table(view: View) -> str:
