@@ -16,7 +16,6 @@ from aiotaskq.core.alerts import ALERTS, WATCHED, grows, opened, runs_long, wait
 from aiotaskq.core.audit import AuditEntry
 from aiotaskq.core.history import MINUTE
 from aiotaskq.core.outcome import is_poison
-from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.core.worker_info import WorkerInfo
@@ -86,7 +85,7 @@ async def look(view: View, stats: Stats, failed: Sequence[Task], log: Sequence[A
         *await _growing(view, stats, unclaimed),
         *paused_queues(stats, log),
         *stuck_limits(await tq.limits.list(LIMITS_LOOKED_AT), now, log),
-        *await _stopped_schedules(view, log),
+        *await _schedules(view, log),
     ]
 
 
@@ -226,32 +225,22 @@ def stuck_limits(states: Sequence[LimitState], now: int, log: Sequence[AuditEntr
     return _first(found, "limits")
 
 
-async def _stopped_schedules(view: View, log: Sequence[AuditEntry]) -> list[Notice]:
-    """Return the schedules that are late, disabled or paused."""
+async def _schedules(view: View, log: Sequence[AuditEntry]) -> list[Notice]:
+    """Return the schedules that should have fired, those that the scheduler has disabled, and those that are paused."""
     if internal(view.tq).open_schedules() is None:
         return []
     known = await view.shared.kept.get("schedules", SCHEDULES_KEPT, view.tq.schedules.list)
-    return late_schedules(known, view.now) + stopped_schedules(known, log)
-
-
-def late_schedules(known: Sequence[Schedule], now: int) -> list[Notice]:
-    """Return the schedules that should have fired."""
-    late = [each for each in known if each.state == "active" and each.due is not None and each.due <= now - LATE]
-    late.sort(key=lambda each: each.due or 0)
-    found = [Notice("late", values={"name": each.name, "schedule": each.task_id}, since=each.due) for each in late]
-    return _first(found, "more_late")
-
-
-def stopped_schedules(known: Sequence[Schedule], log: Sequence[AuditEntry]) -> list[Notice]:
-    """Return the schedules that the scheduler has disabled, and those that are paused."""
-    stopped = [each for each in known if each.state in ("disabled", "paused")]
-    found = []
-    for each in sorted(stopped, key=lambda each: (each.state, each.name)):
-        since = next((record.at for record in reversed(each.history) if record.outcome == each.state), None)
-        actor = paused_by(log, "schedules", each.task_id)[1] if each.state == "paused" else ""
+    late, stopped = list[Notice](), list[Notice]()
+    for each in sorted(known, key=lambda each: each.due or 0):
         about = {"name": each.name, "schedule": each.task_id}
-        found.append(Notice(f"{each.state}_schedule", 1, about, since, actor))
-    return _first(found, "more_stopped")
+        if each.state == "active" and each.due is not None and each.due <= view.now - LATE:
+            late.append(Notice("late", values=about, since=each.due))
+        elif each.state in ("disabled", "paused"):
+            since = next((record.at for record in reversed(each.history) if record.outcome == each.state), None)
+            actor = paused_by(log, "schedules", each.task_id)[1] if each.state == "paused" else ""
+            stopped.append(Notice(f"{each.state}_schedule", 1, about, since, actor))
+    stopped.sort(key=lambda each: (each.kind, each.values["name"]))
+    return _first(late, "more_late") + _first(stopped, "more_stopped")
 
 
 def _first(found: list[Notice], kind: str) -> list[Notice]:
