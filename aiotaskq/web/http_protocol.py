@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from aiotaskq.concurrency.clock import SystemClock
@@ -27,43 +27,41 @@ class Connections(Generic[C]):
     def __init__(self, total: int, per_address: int) -> None:
         self.total = total
         self.per_address = per_address
-        self._anonymous: dict[C, str] = {}
-        """Their addresses, the one that has been anonymous longest first."""
-        self._authenticated: dict[C, str] = {}
+        self._open: dict[C, str] = {}
+        """Their addresses; of the anonymous ones the one that has been so longest first."""
+        self._authenticated: set[C] = set()
 
     def __len__(self) -> int:
-        return len(self._anonymous) + len(self._authenticated)
+        return len(self._open)
 
     def add(self, connection: C, address: str) -> C | None:
         """Add an anonymous connection; return the one that has to be closed for it, or None."""
-        addresses = [*self._anonymous.values(), *self._authenticated.values()]
-        closed = None
-        if addresses.count(address) >= self.per_address:
-            closed = next((each for each, other in self._anonymous.items() if other == address), None)
-        elif len(addresses) >= self.total:
-            closed = next(iter(self._anonymous), None)
+        same = [each for each, other in self._open.items() if other == address]
+        full: Iterable[C] = same if len(same) >= self.per_address else self._open if len(self) >= self.total else ()
+        closed = next((each for each in full if each not in self._authenticated), None)
         if closed is not None:
             self.remove(closed)
-        self._anonymous[connection] = address
+        self._open[connection] = address
         return closed
 
     def remove(self, connection: C) -> None:
         """Remove a connection; does nothing for an unknown one."""
-        self._anonymous.pop(connection, None)
-        self._authenticated.pop(connection, None)
+        self._open.pop(connection, None)
+        self._authenticated.discard(connection)
 
     def anonymous(self, connection: C) -> None:
         """Note that no request that has shown the token is being answered on a connection, or no longer."""
         if connection in self._authenticated:
-            self._anonymous[connection] = self._authenticated.pop(connection)
+            self._authenticated.remove(connection)
+            self._open[connection] = self._open.pop(connection)
 
     def authenticated(self, connection: C) -> None:
         """Note that a connection's request has shown the token: it is not closed for a new one, if there is room."""
-        address, others = self._anonymous.get(connection), list(self._authenticated.values())
+        address, others = self._open.get(connection), [self._open[each] for each in self._authenticated]
         if address is None or len(others) >= _most_authenticated(self.total):
             return
         if others.count(address) < _most_authenticated(self.per_address):
-            self._authenticated[connection] = self._anonymous.pop(connection)
+            self._authenticated.add(connection)
 
 
 def _most_authenticated(limit: int) -> int:
