@@ -1,4 +1,4 @@
-"""Hints between processes on SQLite: ``PRAGMA data_version``, which every commit changes, is read after each write."""
+"""Hints between processes on SQLite: a signal on the file, and ``PRAGMA data_version``, which every commit changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,22 +18,20 @@ from aiotaskq.concurrency.forks import outside_of_forks
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 
 INTERVAL: Final = 0.02
-"""Seconds between two polls, which notice what was written where the system does not tell of writes.
+"""Seconds between two polls, where the system has no signals on files.
 
 A poll reads the memory that the processes share, and not the disk.
 """
-SOON: Final = (*(0.0005,) * 6, 0.001, 0.002, 0.004, 0.008)
-"""Seconds from a look that comes too early to the next: the log is written to some time before the commit is done."""
-OURS: Final = (0.001,)
-"""The same where this process writes: what others write meanwhile comes after that."""
+SLOW_INTERVAL: Final = 0.1
+"""The same where it has them; then polls notice what other programs have written."""
 QUIET: Final = 0.004
 """Seconds from a hint to the next: a process that commits all the time must not make the others ask all the time."""
-IDENTITY: Final = 50
-"""Polls after which it is checked that the open file is still the one at the path."""
+OURS: Final = 0.001
+"""Seconds to the next look after a signal without a change, such as this process's own; doubled up to QUIET."""
 RETRY: Final = 1.0
 """Seconds between attempts to open a file that cannot be opened or read now."""
 
-_IN_MODIFY: Final = 0x2  # of inotify(7)
+_IN_CLOSE_NOWRITE: Final = 0x10  # of inotify(7)
 
 
 class FileWatch(Notifier):
@@ -44,23 +41,25 @@ class FileWatch(Notifier):
     read when a transaction of this process has the lock, and again when it has ended, on its thread. A commit of
     another process between those two is missed until the next change; the queue's own polling goes on.
 
-    On Linux a write to the write-ahead log is noticed by inotify; the polls are for file systems that have none.
+    On Linux the hints of a process are followed by a signal, which the others notice at once.
     """
 
     def __init__(self, database: str, listeners: Listeners) -> None:
         """Watch a file, given as SQLAlchemy's URLs have it: a path, or a ``file:`` URI of SQLite's own."""
         self._uri = database if database.startswith("file:") else f"{Path(database).absolute().as_uri()}?mode=rw"
         self._path = SqliteFile(database)
+        self._log = log = f"{self._path.path}-wal"
         self._listeners = listeners
+        listeners.forward = lambda _kind, _names: send_signal(log)
         self._bound = LoopBound()
         self._connection: sqlite3.Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._seen = 0  # the counter when it was last read; it is never 0
         self._file: object = None  # the identity of the open file
-        self._polls = 0
         self._ours = False  # whether a transaction of this process has the lock
-        self._writes: WriteWatch | None = None
-        self._soon: asyncio.TimerHandle | None = None
+        self._signals: Signals | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._pause = OURS
         self._lock = threading.Lock()  # of the connection and the counter
 
     def listen(self) -> None:
@@ -71,7 +70,7 @@ class FileWatch(Notifier):
             # SQLite forbids a forked child even to close its parent's connections.
             keep_alive(self._connection)
             self._connection, self._lock = None, threading.Lock()
-            self._soon = self._writes = None  # the loop's copy shares the parent's epoll: nothing is removed from it
+            self._again = self._signals = None  # the loop's copy shares the parent's epoll: nothing is removed from it
         self._close()
         self._bound.bind()
         self._ours = False
@@ -119,55 +118,43 @@ class FileWatch(Notifier):
 
     def _poll(self) -> None:
         loop = asyncio.get_running_loop()
-        self._polls += 1
-        if self._polls % IDENTITY == 0 and self._path.identity() != self._file:
+        if self._connection is None or self._path.identity() != self._file:
             self._close()  # it was deleted or replaced: changes are in the new one
-        if self._connection is None:
             # Without waiting for a lock: this is the thread of the loop.
             self._file = self._path.identity()
             with contextlib.suppress(sqlite3.Error), outside_of_forks:
                 self._connection = sqlite3.connect(
                     self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
                 )
-        self._timer = loop.call_later(INTERVAL, self._poll)
         self._check()
-        if self._connection is None:
-            self._timer.cancel()
-            self._timer = loop.call_later(RETRY, self._poll)
-        elif self._writes is None:
+        self._pause, interval = OURS, RETRY
+        if self._connection is not None:
             # Now that the connection has read, there is a log, which stays while it is open.
             with contextlib.suppress(OSError, NotImplementedError):
-                self._writes = WriteWatch(f"{self._path.path}-wal")
-                self._watch(self._writes)
+                self._signals = self._signals or self._watch(Signals(self._log))
+            interval = INTERVAL if self._signals is None else SLOW_INTERVAL
+        self._timer = loop.call_later(interval, self._poll)
 
-    def _watch(self, writes: WriteWatch) -> None:
-        asyncio.get_running_loop().add_reader(writes.fd, self._written_to, writes)
+    def _watch(self, signals: Signals) -> Signals:
+        asyncio.get_running_loop().add_reader(signals.fd, self._look, signals)
+        return signals
 
-    def _written_to(self, writes: WriteWatch) -> None:
-        """Look whether another process has committed, now and a few times more; the log is being written to."""
-        # Not again for each page of a large transaction.
-        asyncio.get_running_loop().remove_reader(writes.fd)
-        writes.clear()
-        self._look(writes, OURS if self._ours else SOON)
-
-    def _look(self, writes: WriteWatch, pauses: Sequence[float]) -> None:
+    def _look(self, signals: Signals) -> None:
+        """Look whether another process has committed, and not again for a while."""
         loop = asyncio.get_running_loop()
-        self._soon = None
-        if self._check():
-            self._soon = loop.call_later(QUIET, self._watch, writes)
-        elif pauses:
-            self._soon = loop.call_later(pauses[0], self._look, writes, pauses[1:])
-        else:
-            self._watch(writes)
+        loop.remove_reader(signals.fd)
+        signals.clear()
+        pause, self._pause = (QUIET, OURS) if self._check() else (self._pause, min(2 * self._pause, QUIET))
+        self._again = loop.call_later(pause, self._watch, signals)
 
     def _close(self) -> None:
-        if self._soon is not None:
-            self._soon.cancel()
-        if self._writes is not None:
+        if self._again is not None:
+            self._again.cancel()
+        if self._signals is not None:
             if self._bound.alive and self._bound.loop is not None:
-                self._bound.loop.remove_reader(self._writes.fd)
-            self._writes.close()
-        self._soon = self._writes = None
+                self._bound.loop.remove_reader(self._signals.fd)
+            self._signals.close()
+        self._again = self._signals = None
         with outside_of_forks, self._lock:
             self._drop()
 
@@ -177,8 +164,14 @@ class FileWatch(Notifier):
             connection.close()
 
 
-class WriteWatch:
-    """A file descriptor that is readable once a file has been written to, by any process of this host."""
+def send_signal(path: str) -> None:
+    """Make the ``Signals`` of a file readable, in all processes of this host: open it, and close it unchanged."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+
+class Signals:
+    """A file descriptor that is readable after ``send_signal`` for a file, by any process of this host."""
 
     def __init__(self, path: str) -> None:
         """Watch the file at the path. Raises OSError if it is missing, or the system cannot watch it."""
@@ -191,11 +184,11 @@ class WriteWatch:
         self.fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self.fd < 0:
             raise OSError(ctypes.get_errno(), "inotify_init1")
-        if libc.inotify_add_watch(self.fd, os.fsencode(path), _IN_MODIFY) < 0:
+        if libc.inotify_add_watch(self.fd, os.fsencode(path), _IN_CLOSE_NOWRITE) < 0:
             raise OSError(ctypes.get_errno(), "inotify_add_watch")
 
     def clear(self) -> None:
-        """Read what is there, so that only a later write makes it readable again."""
+        """Read what is there, so that only a later signal makes it readable again."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 65_536)
 

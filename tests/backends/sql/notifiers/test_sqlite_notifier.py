@@ -60,7 +60,7 @@ async def test_commits_of_others_are_noticed_during_a_write(sqlite: Store) -> No
 async def test_a_commit_of_another_process_is_noticed_without_a_poll(
     sqlite: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_watch, "INTERVAL", 3600.0)
+    monkeypatch.setattr(sqlite_watch, "SLOW_INTERVAL", 3600.0)
     ears = await watching(sqlite.backend)
     other = await sqlite.another()
     heard = 0
@@ -72,14 +72,14 @@ async def test_a_commit_of_another_process_is_noticed_without_a_poll(
         with contextlib.suppress(TimeoutError):
             await ears.until(TAKEN, seconds=within(0.1))
             heard += 1
-    assert heard > 10  # a commit whose disk takes longer than the looks after its write waits for the poll
+    assert heard > 10  # on a busy machine some come later
 
 
 async def test_polls_notice_what_the_system_does_not_tell(sqlite: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(path: str) -> None:
         raise OSError(f"no more watches for {path}")
 
-    monkeypatch.setattr(sqlite_watch, "WriteWatch", missing)
+    monkeypatch.setattr(sqlite_watch, "Signals", missing)
     ears = await watching(sqlite.backend)
     other = await sqlite.another()
     ears.forget()
@@ -108,10 +108,7 @@ async def test_polling_waits_for_no_lock(sqlite: Store, tmp_path: Path) -> None:
     assert slow < within(1.0)
 
 
-async def test_a_file_that_was_replaced_is_watched_under_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite_watch, "IDENTITY", 2)
+async def test_a_file_that_was_replaced_is_watched_under_its_name(tmp_path: Path) -> None:
     path = tmp_path / "same.db"
     first = connect(f"sqlite:///{path}")
     await first.open()
