@@ -109,8 +109,9 @@ def test_any_order_of_ends_and_retries_ends_with_one_callback(
             rows.change(before, settle(before, Requeued(), NOW))
             continue
         stuck = [i for i, row in rows.all.items() if row.status is Status.PENDING and not ready]
-        if stuck:  # it was brought back alone, and waits for a parent whose failure had ended it
-            before = next(rows.all[parent] for parent in edges[data.draw(st.sampled_from(stuck))] if parent in dead)
+        if stuck:  # one was brought back alone, and waits for a parent whose failure had ended it
+            missed = sorted({parent for each in stuck for parent in edges.get(each, {}) if parent in dead})
+            before = rows.all[data.draw(st.sampled_from(missed))]
             rows.change(before, settle(before, Requeued(), NOW))
             continue
         if not ready:
