@@ -339,6 +339,8 @@ class GroupRow(Base):
     then_task: Mapped[str | None] = mapped_column(LongText)
     failure_task: Mapped[str | None] = mapped_column(LongText)
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    # The tasks that wait for its end, as JSON: an array of ids and rules; NULL for none.
+    children: Mapped[str | None] = mapped_column(LongText)
     # What its members have used up, and may use up, each as a JSON object of numbers; NULL for nothing.
     usage: Mapped[str | None] = mapped_column(LongText)
     budget: Mapped[str | None] = mapped_column(LongText)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from aiotaskq.app.handle import GroupMember, TaskCall, TaskHandle
-from aiotaskq.core.errors import MAX_NAME, check_key, shown
+from aiotaskq.core.errors import MAX_NAME, check_key, check_seconds, shown
 from aiotaskq.core.groups import RULES
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.plan import Node, Outline
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import checked_budget
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.runtime.current import child_id
+from aiotaskq.runtime.params import check_callback
 from aiotaskq.runtime.queue.groups import GroupProgress, progress_of
 
 if TYPE_CHECKING:
+    from aiotaskq.runtime.handler import Handler
     from aiotaskq.runtime.queue.queue import Queue
 
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 Rule = Literal["cancel", "fail", "run"]
 """What becomes of a task when one that it waits for did not complete."""
@@ -30,8 +33,30 @@ OWN = ("session", "task_id", "if_ended", "unique_key", "idempotency_key", "debou
 """Options that a call in a group cannot have."""
 
 
-class Workflow(GroupMember[Any], Generic[T_co]):
-    """A description of tasks that are pushed together, and of which waits for which; ``tq.start(…)`` pushes it."""
+class Workflow(GroupMember[Any], Generic[R_co]):
+    """A description of tasks that are pushed together, and of which waits for which; ``tq.start(…)`` pushes it.
+
+    ``R_co`` is the type of its result: that of ``then``, else the list of the results of its members.
+    """
+
+    @overload
+    def __init__(
+        self: Workflow[list[Any]],
+        name: str | None = None,
+        *,
+        then: None = None,
+        on_failure: TaskCall[Any] | None = None,
+        budget: Mapping[str, float] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Workflow[R],
+        name: str | None = None,
+        *,
+        then: TaskCall[R],
+        on_failure: TaskCall[Any] | None = None,
+        budget: Mapping[str, float] | None = None,
+    ) -> None: ...
 
     def __init__(
         self: Workflow[Any],
@@ -73,9 +98,9 @@ class Workflow(GroupMember[Any], Generic[T_co]):
 
         Args:
             name: unique in the workflow.
-            call: ``f.call(…)``; also a group or chain, which no other task can wait for.
-            after: the names of the tasks that have to end before it starts; also of tasks that are added later. A dict
-                gives each of them its own ``on_failure``.
+            call: ``f.call(…)``; also a group or chain.
+            after: the names of the tasks, or groups, that have to end before it starts; also of tasks that are added
+                later. A group with ``then`` has ended with that. A dict gives each of them its own ``on_failure``.
             on_failure: what becomes of it when one of those did not complete: it is cancelled (``cancel``), fails
                 (``fail``), or starts all the same when they have ended (``run``).
 
@@ -131,14 +156,34 @@ class Workflow(GroupMember[Any], Generic[T_co]):
 Calls = Iterable[GroupMember[T]]
 
 
+@overload
 def group(
     calls: Calls[T],
+    *,
+    then: None = None,
+    on_failure: TaskCall[Any] | None = None,
+    name: str | None = None,
+    budget: Mapping[str, float] | None = None,
+) -> Workflow[list[T]]: ...
+@overload
+def group(
+    calls: Calls[Any],
+    *,
+    then: TaskCall[R],
+    on_failure: TaskCall[Any] | None = None,
+    name: str | None = None,
+    budget: Mapping[str, float] | None = None,
+) -> Workflow[R]: ...
+
+
+def group(
+    calls: Calls[Any],
     *,
     then: TaskCall[Any] | None = None,
     on_failure: TaskCall[Any] | None = None,
     name: str | None = None,
     budget: Mapping[str, float] | None = None,
-) -> Workflow[T]:
+) -> Workflow[Any]:
     """Describe calls that run side by side, to be pushed by ``tq.start``, or as a member of another group.
 
     ``then`` is pushed when all have completed, ``on_failure`` when all have ended and not all have completed; both read
@@ -148,37 +193,56 @@ def group(
         raise ValidationError("group: a list of calls is needed (got a Workflow); push it with tq.start")
     if not isinstance(calls, Iterable):
         raise ValidationError(f"group: a list of calls is needed (got {type(calls).__name__})")
-    made: Workflow[T] = Workflow(name, then=then, on_failure=on_failure, budget=budget)
+    made: Workflow[Any] = Workflow(name, then=then, on_failure=on_failure, budget=budget)
     made.named = False
     for number, call in enumerate(calls):
         made.nodes[str(number)] = (_member("group", call), {})
     return made
 
 
+@overload
 def chain(
-    *calls: TaskCall[T],
+    *calls: GroupMember[T],
+    then: None = None,
+    on_failure: TaskCall[Any] | None = None,
+    name: str | None = None,
+    budget: Mapping[str, float] | None = None,
+) -> Workflow[list[T]]: ...
+@overload
+def chain(
+    *calls: GroupMember[Any],
+    then: TaskCall[R],
+    on_failure: TaskCall[Any] | None = None,
+    name: str | None = None,
+    budget: Mapping[str, float] | None = None,
+) -> Workflow[R]: ...
+
+
+def chain(
+    *calls: GroupMember[Any],
     then: TaskCall[Any] | None = None,
     on_failure: TaskCall[Any] | None = None,
     name: str | None = None,
     budget: Mapping[str, float] | None = None,
-) -> Workflow[T]:
-    """Describe calls that run one after the other, to be pushed by ``tq.start``, or as a member of a group.
+) -> Workflow[Any]:
+    """Describe calls, or groups, that run one after the other, to be pushed by ``tq.start``, or as a member of a group.
 
     A handler with a parameter ``parent: Parent[T]`` gets the task before it, with its result. If one does not complete,
     those after it are cancelled. ``budget`` as for ``tq.group``. Raises ValidationError.
     """
     for call in calls:
-        if isinstance(call, Workflow):
-            raise ValidationError("chain: a link is a call, f.call(…); a group can only be the member of a group")
-        check_call("chain", call, optional=False)
+        _member("chain", call)
     made = group(calls, then=then, on_failure=on_failure, name=name, budget=budget)
     for number, (place, (link, _)) in enumerate(list(made.nodes.items())):
         made.nodes[place] = (link, {str(number - 1): "cancel"} if number else {})
     return made
 
 
-class GroupHandle(Generic[T_co]):
-    """A pushed group, chain or workflow. ``created`` is False if there was a group with that id: it is that one."""
+class GroupHandle(Generic[R_co]):
+    """A pushed group, chain or workflow. ``created`` is False if there was a group with that id: it is that one.
+
+    ``R_co`` is the type of its result: that of ``then``, else the list of the results of its members.
+    """
 
     __slots__ = ("_queue", "created", "group_id")
 
@@ -190,7 +254,26 @@ class GroupHandle(Generic[T_co]):
     def __repr__(self) -> str:
         return f"<GroupHandle {self.group_id}>"
 
-    async def result(self, timeout: float | timedelta | None = None) -> list[T_co]:
+    async def result(self, timeout: float | timedelta | None = None) -> R_co:
+        """Wait for the result of ``then``; of a group without ``then`` it is that of ``results``.
+
+        ``timeout`` in seconds, None waits for ever. Raises TaskFailed with the first member that did not complete, or
+        with the task of ``then``, ResultTimeout when they have not ended in time (they continue), and NotFound once the
+        group, a member or that task was deleted, and for a cancelled group with ``then``, which does not push it.
+        """
+        began = self._queue.clock.ticks()
+        group = await self._queue.groups.wait(self.group_id, timeout)
+        if group.then is None or group.failed or group.cancelled:
+            return await self._queue.groups.results(self.group_id)  # type: ignore[return-value]
+        callback = await self.callback()
+        if callback is None:
+            raise NotFound(f"group {self.group_id}: it was cancelled, or its callback was deleted")
+        if timeout is None:
+            return await callback.result()
+        passed = (self._queue.clock.ticks() - began) / SECOND
+        return await callback.result(max(0.0, check_seconds("timeout", timeout) - passed))
+
+    async def results(self, timeout: float | timedelta | None = None) -> list[Any]:
         """Wait until all members have ended, and return their results, in the order of the calls.
 
         That of a group in the group is a list. ``timeout`` in seconds, None waits for ever. Raises TaskFailed with the
@@ -199,6 +282,15 @@ class GroupHandle(Generic[T_co]):
         """
         await self._queue.groups.wait(self.group_id, timeout)
         return await self._queue.groups.results(self.group_id)
+
+    async def callback(self) -> TaskHandle[R_co] | None:
+        """Return the handle of the task that its end has pushed, ``then`` or ``on_failure``; None if there is none.
+
+        A group whose members were retried has none until it has ended again. Raises NotFound.
+        """
+        found = await self._queue.groups.callbacks(await self._queue.groups.get(self.group_id))
+        pushed = [task for *_, task in found if task is not None]
+        return TaskHandle(self._queue, pushed[0].task_id) if pushed else None
 
     async def progress(self) -> GroupProgress:
         """Return how many members have completed, failed, were cancelled, and remain. Raises NotFound."""
@@ -251,6 +343,17 @@ def _check_rule(field: str, rule: object) -> None:
 
 def _member(field: str, call: Any) -> Any:
     return call if isinstance(call, Workflow) else check_call(field, call, optional=False)
+
+
+def check_callbacks(workflow: Workflow[Any], handlers: Mapping[str, Handler]) -> None:
+    """Raise ValidationError if a callback of it, or of a group in it, cannot be called with the members."""
+    for field, call in (("then", workflow.then), ("on_failure", workflow.on_failure)):
+        handler = None if call is None else handlers.get(call.type)
+        if handler is not None:
+            check_callback(field, handler, len(workflow.nodes))
+    for what, _ in workflow.nodes.values():
+        if isinstance(what, Workflow):
+            check_callbacks(what, handlers)
 
 
 def check_call(field: str, call: Any, *, optional: bool = True) -> Any:

@@ -17,7 +17,7 @@ from aiotaskq.core.foreign_names import Hinted, unknown_options, word
 from aiotaskq.core.limits import Fair, Limit, Of, Rate
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.outcome import attempts_of
-from aiotaskq.core.parent import PARENT
+from aiotaskq.core.parent import RESULTS
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import Attempt, Task
 from aiotaskq.errors import ClosedError, TaskFailed, ValidationError
@@ -238,6 +238,8 @@ class BoundTask(Hinted, Generic[P, T]):
         except TypeError as error:
             if options := [option for name in kwargs if (option := _option(name)) is not None]:
                 raise TypeError(f"{error}; options stand apart: f.options({options[0]}).push(…)") from None
+            if f"'{RESULTS}'" in str(error) and RESULTS in self.handler.required:
+                raise TypeError(f"{error}; those of a group come as '{RESULTS}: list[…] = injected()'") from None
             raise
         return TaskCall(self.name, self.handler.stored(params), self._options)
 
@@ -316,12 +318,12 @@ MISSING: Any = object()
 def binder_of(handler: Handler) -> Callable[..., dict[str, Any]]:
     """Return the function that takes the arguments of the handler and returns the params that were given.
 
-    It raises TypeError as the handler itself would. Parameters of resources, and ``parent``, are left out unless
-    they are given.
+    It raises TypeError as the handler itself would. Parameters of resources, and of earlier tasks, are left out
+    unless they are given.
     """
     taken, given, optional, others = [], [], [], None
     keyword_only = False
-    injected = {*handler.injected, *([] if handler.parent is None else [PARENT])}
+    injected = {*handler.injected, *([] if handler.parent is None else [handler.parent.name])}
     for name, parameter in inspect.signature(handler.function).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             others = name

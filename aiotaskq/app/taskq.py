@@ -7,12 +7,12 @@ import functools
 import operator
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from msgspec.structs import replace
 
-from aiotaskq.app.groups import OWN, Calls, GroupHandle, Workflow, check_call, group
-from aiotaskq.app.handle import BlockingPush, MakesCalls, PushOptions, T, TaskCall, TaskHandle
+from aiotaskq.app.groups import OWN, Calls, GroupHandle, Workflow, check_call, check_callbacks, group
+from aiotaskq.app.handle import BlockingPush, MakesCalls, PushOptions, R, T, TaskCall, TaskHandle
 from aiotaskq.app.internal import Internal
 from aiotaskq.app.push import as_call, named_call, new_task_of, own_ids_of, session_of
 from aiotaskq.app.running import Running
@@ -30,7 +30,7 @@ from aiotaskq.core.masking import mask
 from aiotaskq.core.plan import plan
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, ValidationError
-from aiotaskq.runtime.params import check_callback, fitted
+from aiotaskq.runtime.params import fitted
 from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.capacity import WhenFull
 from aiotaskq.runtime.queue.groups import GroupStatus
@@ -313,9 +313,34 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             raise ValidationError(f"{task.type}: a task with debounce, throttle or a key cannot be in a group")
         return task
 
+    @overload
     async def group(
         self,
         calls: Calls[T],
+        *,
+        then: None = None,
+        on_failure: TaskCall[Any] | None = None,
+        name: str | None = None,
+        group_id: str | None = None,
+        budget: Mapping[str, float] | None = None,
+        session: Any = None,
+    ) -> GroupHandle[list[T]]: ...
+    @overload
+    async def group(
+        self,
+        calls: Calls[Any],
+        *,
+        then: TaskCall[R],
+        on_failure: TaskCall[Any] | None = None,
+        name: str | None = None,
+        group_id: str | None = None,
+        budget: Mapping[str, float] | None = None,
+        session: Any = None,
+    ) -> GroupHandle[R]: ...
+
+    async def group(
+        self,
+        calls: Calls[Any],
         *,
         then: TaskCall[Any] | None = None,
         on_failure: TaskCall[Any] | None = None,
@@ -323,12 +348,14 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         group_id: str | None = None,
         budget: Mapping[str, float] | None = None,
         session: Any = None,
-    ) -> GroupHandle[T]:
+    ) -> GroupHandle[Any]:
         """Push calls that run side by side, and count them, in one transaction: all or none.
 
         Args:
             calls: ``f.call(…)``, and groups or chains as members.
-            then: the call that is pushed when all have completed, in the transaction that ends the last one.
+            then: the call that is pushed when all have completed, in the transaction that ends the last one; its result
+                is that of the group. Its handler gets the results of the members as the parameter
+                ``results: list[T] = injected()``.
             on_failure: the same when all have ended, and not all have completed. Both read what came of the members by
                 ``current_task().results()``.
             name: what lists of groups show; it need not be unique.
@@ -343,10 +370,10 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             ValidationError: also for a call with an id or keys of its own; UnknownHandler, DatabaseUnavailable, and
                 NotSupported where the store cannot join the session.
         """
-        made = group(calls, then=then, on_failure=on_failure, name=name, budget=budget)
+        made: Workflow[Any] = group(calls, then=then, on_failure=on_failure, name=name, budget=budget)
         return await self.start(made, group_id=group_id, session=session)
 
-    async def start(self, workflow: Workflow[T], *, group_id: str | None = None, session: Any = None) -> GroupHandle[T]:
+    async def start(self, workflow: Workflow[R], *, group_id: str | None = None, session: Any = None) -> GroupHandle[R]:
         """Push a workflow, a chain or a group in one transaction: all or none. The arguments and errors of ``group``.
 
         Raises ValidationError for a cycle, too, whose names are in the error.
@@ -356,16 +383,13 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
                 f"start: a Workflow, chain(…) or group(…) is needed (got {type(workflow).__name__}); "
                 "for a list of calls use tq.group"
             )
-        for field, call in (("then", workflow.then), ("on_failure", workflow.on_failure)):
-            handler = None if call is None else self._registered.handlers.get(call.type)
-            if handler is not None and len(workflow.nodes) > 1:
-                check_callback(field, handler)
         if group_id is not None:
             check_key("group_id", group_id, MAX_ID)
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
         now = self._clock.now()
         made = plan(workflow.outline(lambda call: self._task_of(call, now), group_id), now)
+        check_callbacks(workflow, self._registered.handlers)
         created = True
 
         async def push(tasks: Sequence[Task]) -> list[Task]:

@@ -55,6 +55,8 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Those that were cancelled, have expired, or were deleted before their end."""
     needed_by: int = 0
     """How many tasks keep it and its members though it has ended: see ``keeps``. Those of groups in it count, too."""
+    children: tuple[tuple[str, str], ...] = ()
+    """The tasks that wait for its end and that of its ``then``, as ``Flow.children``."""
     generation: int = 1
     """The number of its run, from 1: the retry of a member of an ended group begins the next one."""
     parent_id: str | None = None
@@ -139,6 +141,13 @@ class Tally(msgspec.Struct):
         """Whether the numbers of members change."""
         return bool(self.ended or self.failed or self.cancelled)
 
+    def merge(self, other: Tally) -> None:
+        """Count what the other one has counted."""
+        self.ended += other.ended
+        self.failed += other.failed
+        self.cancelled += other.cancelled
+        self.needed_by += other.needed_by
+
     def add(self, status: Status, count: int = 1) -> None:
         """Count a member that ended so."""
         self.ended += count
@@ -154,6 +163,12 @@ class Tally(msgspec.Struct):
 def group_of(task: Task) -> str | None:
     """Return the id of the group of which a task is a member, or the callback."""
     return None if task.flow is None else task.flow.group or task.flow.source
+
+
+def kept_by(task: Task) -> str | None:
+    """Return the id of the group that keeps a task though it has ended: as a member, or for what waits for its end."""
+    flow = task.flow
+    return None if flow is None else flow.group or (flow.source if flow.children else None)
 
 
 def keeps(task: Task) -> bool:
@@ -222,9 +237,22 @@ def callback_of(group: GroupState, now: int) -> Task | None:
         run_at=due,
         seq=next_seq(now),
         expires_at=expires,
-        flow=replace(template.flow or Flow(), source=group.group_id),
+        flow=replace(template.flow or Flow(), source=group.group_id, children=group.children if kind == "then" else ()),
     )
     return parked(task, due)
+
+
+def as_parent(group: GroupState, then: Task | None = None) -> Task | None:
+    """Return what a group is for the tasks that wait for it: a task that has ended with it, and with its ``then``.
+
+    ``then`` is that task, which counts once the group has completed; None if there is none any more.
+    """
+    status = group.status
+    if status is Status.COMPLETED and group.then is not None:
+        if then is None:
+            return None
+        status = then.status
+    return Task(task_id=group.group_id, type="group", status=status, flow=Flow(children=group.children))
 
 
 def derived_id(*parts: object) -> str:

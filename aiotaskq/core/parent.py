@@ -14,6 +14,8 @@ from aiotaskq.core.errors import NotFound
 T = TypeVar("T")
 PARENT = "parent"
 """The name of a handler's parameter that gets earlier tasks, where its annotation has ``Parent``."""
+RESULTS = "results"
+"""That of one that gets their results, where its annotation is a list and its default ``injected()``."""
 
 
 class ParentDeleted(NotFound):
@@ -49,6 +51,8 @@ class ParentParameter(msgspec.Struct, frozen=True):
     """Whether the parameter has no default."""
     many: bool
     """Whether it is a list."""
+    name: str = PARENT
+    """``RESULTS`` where it gets the results alone."""
 
 
 def declared_parent(annotation: Any, needed: bool) -> ParentParameter | None:

@@ -28,7 +28,7 @@ from aiotaskq.core.usage import Usage
 class Node(msgspec.Struct, frozen=True):
     """A task in the outline of a group, or a group in it: its name is unique there.
 
-    ``after`` has the names of its parents, and their rules.
+    ``after`` has the names of its parents, and their rules. Of a group, its tasks without parents wait for these.
     """
 
     name: str
@@ -51,38 +51,48 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
 def plan(outline: Outline, now: int) -> Plan:
     """Return what the push of a group at ``now`` writes; the latest push stamps go to the tasks, parents first.
 
-    Raises ValidationError for a name that no task has, a cycle, an edge from or to a group, and more members or parents
-    than the limits.
+    Raises ValidationError for a name that no task has, a cycle, a group without members that waits for others, and more
+    members or parents than the limits.
     """
     groups: list[GroupState] = []
     members: list[Member] = []
     tasks: list[Task] = []
 
-    def add(outline: Outline, parent_id: str | None, budgets: tuple[str, ...]) -> GroupState:
+    def add(
+        outline: Outline,
+        parent_id: str | None,
+        budgets: tuple[str, ...],
+        before: tuple[tuple[str, str], ...] = (),
+        followers: Sequence[tuple[str, str]] = (),
+    ) -> GroupState:
         if outline.budget:
             budgets = (*budgets, outline.group_id)
         nodes = {node.name: node for node in outline.nodes}
         order = in_order({name: node.after for name, node in nodes.items()})
         children = _children(nodes)
+        over: set[str] = set()  # groups that nothing has to wait for
         place = len(groups)
         groups.append(GroupState(group_id=outline.group_id))
         live = needed_by = 0
         for name in order:
             what = nodes[name].what
+            parents = tuple((_id(nodes[parent]), parent) for parent in nodes[name].after) or before
             if isinstance(what, Outline):
-                if nodes[name].after or children[name]:
-                    raise ValidationError(f"after: {name!r} is a group; only tasks wait for each other")
-                inner = add(what, outline.group_id, budgets)
+                if parents and not what.nodes:
+                    raise ValidationError(f"after: {name!r} is a group without members, which cannot wait for others")
+                inner = add(what, outline.group_id, budgets, parents, children[name])
                 live += inner.ended_at is None
                 needed_by += inner.needed_by
+                if inner.ended_at is not None and inner.then is None:
+                    over.add(inner.group_id)
             else:
                 live += 1
-                parents = tuple((_id(nodes[parent]), parent) for parent in nodes[name].after)
                 flow = replace(
                     what.flow or Flow(), group=outline.group_id, parents=parents, children=tuple(children[name])
                 )
                 task = with_budgets(what.replace(flow=flow, seq=next_seq(now)), budgets)
-                tasks.append(waiting(task, len(parents), task.due_us) if parents else task)
+                waits = sum(parent not in over for parent, _ in parents)
+                tasks.append(waiting(task, waits, task.due_us) if waits else task)
         members.extend(
             Member(
                 group_id=outline.group_id,
@@ -99,6 +109,7 @@ def plan(outline: Outline, now: int) -> Plan:
             total=len(nodes),
             remaining=live,
             parent_id=parent_id,
+            children=tuple(followers),
             budget=outline.budget,
             then=outline.then,
             on_failure=outline.on_failure,
@@ -127,13 +138,20 @@ def _children(nodes: Mapping[str, Node]) -> dict[str, list[tuple[str, str]]]:
                 f"after: {name!r} waits for {len(node.after):,} tasks, more than {MAX_PARENTS:,}; make a group of them"
             )
         for parent, rule in node.after.items():
-            children[parent].append((_id(node), rule))
+            children[parent] += [(entry, rule) for entry in _entries(node)]
     for name, found in children.items():
         if len(found) > MAX_PARENTS:
             raise ValidationError(
                 f"after: {len(found):,} tasks wait for {name!r}, more than {MAX_PARENTS:,}; put a task in between"
             )
     return children
+
+
+def _entries(node: Node) -> list[str]:
+    """Return the ids of the tasks with which a node begins: its own, or those of a group that wait for no others."""
+    if not isinstance(node.what, Outline):
+        return [node.what.task_id]
+    return [entry for inner in node.what.nodes if not inner.after for entry in _entries(inner)]
 
 
 def _id(node: Node) -> str:

@@ -90,7 +90,7 @@ class MemberView(Struct):
     status: Status | None
     error: Annotated[str, about("The kind of error")] | None
     waits: Annotated[int, about("For how many of its parents it waits")]
-    parents: Annotated[list[str], about("The tasks for whose end it waits, or has waited")]
+    parents: Annotated[list[str], about("The tasks and groups for whose end it waits, or has waited")]
     children: Annotated[list[EdgeView], about("The tasks that wait for its end")]
     started_at: Time | None
     ended_at: Time | None
@@ -237,4 +237,5 @@ def member_view(member: Member, what: Task | GroupState | None) -> MemberView:
         view.type, view.status = "group", what.status
         view.started_at, view.ended_at = to_iso(what.created_at), to_iso(what.ended_at)
         view.progress, view.usage = to_builtins(progress_of(what)), what.usage
+        view.children = [EdgeView(*each) for each in what.children]  # type: ignore[arg-type]
     return view

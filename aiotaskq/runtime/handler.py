@@ -25,7 +25,7 @@ from aiotaskq.core.conversion import (
 from aiotaskq.core.errors import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.core.limits import Gating, Spec
 from aiotaskq.core.outcome import Backoff
-from aiotaskq.core.parent import PARENT, ParentParameter, declared_parent, is_list
+from aiotaskq.core.parent import PARENT, RESULTS, ParentParameter, declared_parent, is_list
 from aiotaskq.core.task import RUN_OPTIONS, Task, TaskOfObjects
 from aiotaskq.errors import ValidationError
 
@@ -65,7 +65,7 @@ class Handler(msgspec.Struct, frozen=True):
     injected: Mapping[str, Any] = {}
     """Names of parameters, and the types of the resources that they get."""
     parent: ParentParameter | None = None
-    """How its parameter ``parent`` gets earlier tasks; None where it does not declare that."""
+    """How its parameter ``parent``, or ``results``, gets earlier tasks; None where it does not declare that."""
     accepted: frozenset[str] | None = None
     """The names of its parameters; None if it takes any (``**kwargs``)."""
     required: frozenset[str] = frozenset()
@@ -207,8 +207,8 @@ def make_handler(
         raise ValidationError("retry_on: exception classes are needed")
     if check_int("version", version, 1) > 1 and (batch is not None or executor == "process"):
         raise ValidationError("version: it is about handlers with steps; batches and processes have none")
-    parent = _parent(function)
-    declared = parent is not None
+    parent = _parent(function) or (_results(function) if batch is None else None)
+    declared = "" if parent is None else parent.name
     items = "" if batch is None else _items(function, declared)
     conversions, others, check = ({}, None, None) if objects else _conversions(function, items, declared)
     injected, typed = _injected(function, declared), bool(conversions) or others is not None
@@ -311,11 +311,11 @@ def _default_name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _required(function: Callable[..., Any], declared: bool) -> frozenset[str]:
+def _required(function: Callable[..., Any], declared: str) -> frozenset[str]:
     parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     without = [each for each in parameters if each.default is each.empty]
     named = (each.name for each in without if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD))
-    return frozenset(named) - ({PARENT} if declared else set())
+    return frozenset(named) - {declared}
 
 
 def _parent(function: Callable[..., Any]) -> ParentParameter | None:
@@ -329,9 +329,20 @@ def _parent(function: Callable[..., Any]) -> ParentParameter | None:
     return declared_parent(found, needed=parameter.default in (INJECTED, parameter.empty))
 
 
-def _injected(function: Callable[..., Any], declared: bool) -> dict[str, Any]:
+def _results(function: Callable[..., Any]) -> ParentParameter | None:
+    parameter = inspect.signature(function).parameters.get(RESULTS)
+    if parameter is None or parameter.default is not INJECTED or parameter.annotation is parameter.empty:
+        return None
+    try:
+        found = _resolved(parameter.annotation, function)
+    except Unsupported:  # told where its conversion is made
+        return None
+    return ParentParameter(needed=True, many=True, name=RESULTS) if found is list or is_list(found) else None
+
+
+def _injected(function: Callable[..., Any], declared: str) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
-    names = [each.name for each in parameters if each.default is INJECTED and not (declared and each.name == PARENT)]
+    names = [each.name for each in parameters if each.default is INJECTED and each.name != declared]
     if not names:
         return {}
     hints = typing.get_type_hints(function)
@@ -347,10 +358,10 @@ NO_LISTS = frozenset({"bool", "bytes", "dict", "float", "int", "str"})
 """Types that the parameter of a batch surely does not have."""
 
 
-def _items(function: Callable[..., Any], declared: bool) -> str:
+def _items(function: Callable[..., Any], declared: str) -> str:
     """Return the name of the parameter of a batch. Raises ValidationError unless it is the only one."""
     every = inspect.signature(function).parameters.values()
-    parameters = [each for each in every if each.default is not INJECTED or (declared and each.name == PARENT)]
+    parameters = [each for each in every if each.default is not INJECTED or each.name == declared]
     if len(parameters) > 1 and declared:
         raise ValidationError(
             f"handler {_default_name(function)}: with batch it takes one parameter, a list of items; name that one "
@@ -373,7 +384,7 @@ def _item_of(annotation: Any) -> Any:
 
 
 def _conversions(
-    function: Callable[..., Any], items: str, declared: bool
+    function: Callable[..., Any], items: str, declared: str
 ) -> tuple[dict[str, Conversion | None], Conversion | None, PlainCheck | None]:
     """Return the conversions of the parameters and of ``**kwargs``, and the check of the others.
 
@@ -386,7 +397,7 @@ def _conversions(
     others = None
     for parameter in signature.parameters.values():
         name, default, is_named = parameter.name, parameter.default, parameter.kind is not parameter.VAR_KEYWORD
-        resource = default is INJECTED and not (declared and name == PARENT)
+        resource = default is INJECTED and name != declared
         conversion = None
         if not resource and parameter.annotation is not parameter.empty:
             try:

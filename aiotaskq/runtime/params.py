@@ -76,9 +76,16 @@ def check_follow_up(field: str, handler: Handler | None) -> None:
         raise ValidationError(f"{field}: {handler.name}() must take one parameter, 'parent: aiotaskq.Parent'")
 
 
-def check_callback(field: str, handler: Handler) -> None:
-    """Raise ValidationError if the handler cannot be called with the parents of a callback, which are several."""
-    if handler.parent is not None and not handler.parent.many:
+def check_callback(field: str, handler: Handler, members: int) -> None:
+    """Raise ValidationError if the handler cannot be called with the parents of a callback, which are the members."""
+    if handler.parent is None or handler.parent.many or members == 1:
+        return
+    if members == 0 and handler.parent.needed:
+        raise ValidationError(
+            f"{field}: {handler.name}() needs one 'parent', and a group without members has none; annotate it as "
+            "list[Parent[…]]"
+        )
+    if members > 1:
         raise ValidationError(
             f"{field}: {handler.name}() takes one 'parent', and a callback has all members; annotate it as "
             "list[Parent[…]]"

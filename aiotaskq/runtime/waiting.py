@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.core.groups import live_parents
+from aiotaskq.core.groups import GroupState, as_parent, callback_id, live_parents
 from aiotaskq.core.status import PENDING, Status
 from aiotaskq.core.steps import NEVER, Step, left_at
 from aiotaskq.core.task import Task
@@ -218,12 +218,26 @@ def _put_off(task: Task) -> bool:
 
 async def _parents(store: Pushes, child_id: str, named: Sequence[tuple[str, str]]) -> tuple[Parent, ...]:
     """Return those of these parents that hold up the child."""
-    rows = await store.backend.get([task_id for task_id, _ in named])
+    rows = await parents_of(store.backend, [task_id for task_id, _ in named])
+    tasks = [as_parent(row) if isinstance(row, GroupState) else row for row in rows]
     return tuple(
         Parent(task_id, name, None if row is None else row.status)
-        for (task_id, name), row in zip(named, rows, strict=True)
+        for (task_id, name), row in zip(named, tasks, strict=True)
         if row is None or live_parents(child_id, [row])
     )
+
+
+async def parents_of(backend: Backend, ids: Sequence[str]) -> list[Task | GroupState | None]:
+    """Read what a task waits for: tasks, and groups; for a group that has completed the task of its ``then``."""
+    found: list[Task | GroupState | None] = list(await backend.get(ids))
+    missing = [place for place, row in enumerate(found) if row is None]
+    if missing:
+        groups = await backend.groups.get([ids[place] for place in missing])
+        for place, group in zip(missing, groups, strict=True):
+            found[place] = group
+            if group is not None and group.then is not None and group.status is Status.COMPLETED:
+                (found[place],) = await backend.get([callback_id(group, "then")])
+    return found
 
 
 def at_limit(state: LimitState | None, now: int) -> Waiting:

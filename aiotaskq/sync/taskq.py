@@ -49,6 +49,7 @@ AsyncGroupHandle = aiotaskq.app.groups.GroupHandle
 AsyncTaskQ = aiotaskq.app.taskq.TaskQ
 AsyncContext = aiotaskq.runtime.context.TaskContext
 F = TypeVar("F", bound=Callable[..., Any])
+R_co = TypeVar("R_co", covariant=True)
 
 
 class TaskHandle(Hinted, Facade[Any], Generic[T_co]):
@@ -147,7 +148,7 @@ class BatchDecorator(Protocol):
     def __call__(self, function: Callable[[list[T]], list[One]], /) -> BatchFunction[T, list[One], One]: ...
 
 
-class GroupHandle(Facade[Any], Generic[T_co]):
+class GroupHandle(Facade[Any], Generic[R_co]):
     __doc__ = AsyncGroupHandle.__doc__
 
     def __init__(self, tq: TaskQ, group_id: str, created: bool = True) -> None:
@@ -160,10 +161,19 @@ class GroupHandle(Facade[Any], Generic[T_co]):
         return f"<GroupHandle {self.group_id}>"
 
     @documented_as(AsyncGroupHandle.result)
-    def result(self, timeout: float | timedelta | None = None) -> list[T_co]:
-        return self._result(timeout)
+    def result(self, timeout: float | timedelta | None = None) -> R_co:
+        return self._result(timeout)  # type: ignore[no-any-return]
 
     _result = blocking(AsyncGroupHandle.result)
+    results = blocking(AsyncGroupHandle.results)
+
+    @documented_as(AsyncGroupHandle.callback)
+    def callback(self) -> TaskHandle[R_co] | None:
+        return self._callback()
+
+    _callback = blocking(
+        AsyncGroupHandle.callback, lambda self, made: None if made is None else _handle(self._tq, made)
+    )
     progress = blocking(AsyncGroupHandle.progress)
     tasks = blocking(AsyncGroupHandle.tasks, lambda self, made: _handles(self._tq, made))
     task = blocking(AsyncGroupHandle.task, lambda self, made: _handle(self._tq, made))

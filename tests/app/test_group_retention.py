@@ -35,7 +35,7 @@ async def test_a_workflow_keeps_what_it_needs_beyond_the_retention() -> None:
         await made.advance(8 * DAY - 60)
         assert [(await handle.status()) for handle in await started.tasks()] == ["completed", "pending", "pending"]
         await made.advance(120)
-        assert (got, await started.result(within(60))) == ([[1, 1, 2]], [1, 1, 2])
+        assert (got, await started.results(within(60))) == ([[1, 1, 2]], [1, 1, 2])
 
 
 async def test_a_dead_letter_is_retried_with_all_that_follows_from_it_weeks_later() -> None:

@@ -87,7 +87,7 @@ async def kit() -> AsyncIterator[tuple[App, Kit]]:
 async def test_a_group_reports_when_all_are_done(kit: tuple[App, Kit]) -> None:
     app, _ = kit
     handle = await app.tq.group([app.price.call(n) for n in (3, 1, 2)], then=app.report.call("all"), name="prices")
-    assert await handle.result(within(60)) == [Total(300), Total(100), Total(200)]
+    assert await handle.results(within(60)) == [Total(300), Total(100), Total(200)]
     await kit[1].drain()
     assert app.log[-1] == ("all", [300, 100, 200])
     progress = await handle.progress()
@@ -108,7 +108,7 @@ async def test_a_failure_calls_back_and_a_retry_ends_the_group_again(kit: tuple[
     assert app.log[-1] == ("some", [100, Status.FAILED])
     app.broken.clear()
     assert await handle.retry_failed() == 1
-    assert await handle.result(within(60)) == [Total(100), Total(200)]
+    assert await handle.results(within(60)) == [Total(100), Total(200)]
     await kit[1].drain()
     assert app.log[-1] == ("all", [100, 200])
 
@@ -171,7 +171,7 @@ async def test_a_group_is_a_member_of_another(kit: tuple[App, Kit]) -> None:
     app, _ = kit
     inner = [chain(app.price.call(n), app.add.call(n)) for n in (1, 2)]
     handle = await app.tq.group([*inner, app.price.call(3), group([])], then=app.report.call())
-    assert await handle.result(within(60)) == [[Total(100), Total(101)], [Total(200), Total(202)], Total(300), []]
+    assert await handle.results(within(60)) == [[Total(100), Total(101)], [Total(200), Total(202)], Total(300), []]
     await kit[1].drain()
     assert app.log[-1] == ("report", [[100, 101], [200, 202], 300, []])
 
@@ -243,7 +243,7 @@ async def test_children_that_are_put_back_first_wait_for_their_parent(
     monkeypatch.setattr(app.tq.queue.backend, "update", slow)
     assert await app.tq.retry_many(status=["failed", "cancelled"]) == 6
     await made.drain()
-    assert await started.result(within(60)) == [Total(100), *(Total(100 + n) for n in range(5))]
+    assert await started.results(within(60)) == [Total(100), *(Total(100 + n) for n in range(5))]
     assert app.log[-1] == ("report", [100, *(100 + n for n in range(5))])
 
 
@@ -290,7 +290,7 @@ async def test_members_that_a_member_adds_are_added_once(kit: tuple[App, Kit]) -
     app, _ = kit
     handle = await app.tq.group([app.spread.call(2)], then=app.report.call())
     await kit[1].advance(10)
-    assert await handle.result(within(60)) == [None, Total(0), Total(100)]
+    assert await handle.results(within(60)) == [None, Total(0), Total(100)]
     assert [entry for entry in app.log if entry in (0, 2)].count(2) == 1
     with pytest.raises(TaskConflict, match="has ended"):
         await app.tq.queue.groups.add(handle.group_id, [], "x")
@@ -358,8 +358,8 @@ async def test_what_cannot_be_pushed_is_refused_before_anything_is_written(kit: 
             Workflow().add("a", call, on_failure=rule)
         with pytest.raises(ValidationError, match=r"after: 'b': .* is unknown; use cancel, fail, run"):
             Workflow().add("a", call, after={"b": rule})
-    with pytest.raises(ValidationError, match="'g' is a group"):
-        await app.tq.start(Workflow().add("g", group([call])).add("a", call, after="g"))
+    with pytest.raises(ValidationError, match="'g' is a group without members, which cannot wait"):
+        await app.tq.start(Workflow().add("g", group([]), after="a").add("a", call))
     with pytest.raises(ValidationError, match="unique_key: a task of a group"):
         await app.tq.group([app.price.options(unique_key="k").call(1)])
     with pytest.raises(ValidationError, match=r"after: 'b' waits for 'aple', which .*; did you mean 'apple'"):
@@ -399,7 +399,7 @@ async def test_inline_runs_a_workflow_within_its_push() -> None:
     app = App()
     async with inline(app.tq):
         handle = await app.tq.start(chain(app.price.call(1), app.add.call(5), then=app.report.call()))
-        assert await handle.result(timeout=0) == [Total(100), Total(105)]
+        assert await handle.results(timeout=0) == [Total(100), Total(105)]
         assert app.log == [1, ("report", [100, 105])]
 
 

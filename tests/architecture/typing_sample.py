@@ -124,15 +124,19 @@ async def main() -> None:
     await pay.push({"id": "x"})  # type: ignore[arg-type]
     await pay.push(order, tags={1})  # type: ignore[arg-type]
     members = await tq.group([add.call(a=1), add.call(a=2)], then=shout.call("x"))
-    assert_type(members, GroupHandle[int])
-    assert_type(await members.result(), list[int])
+    assert_type(members, GroupHandle[str])
+    assert_type(await members.result(), str)
+    assert_type(await members.callback(), TaskHandle[str] | None)
+    assert_type(await (await tq.group([add.call(a=1)])).result(), list[int])
+    assert_type(await tq.start(aiotaskq.group([add.call(a=1)], then=shout.call("x"))), GroupHandle[str])
+    assert_type(await tq.start(aiotaskq.Workflow("w", then=shout.call("x"))), GroupHandle[str])
     assert_type((await members.progress()).failed, int)
     flow = aiotaskq.Workflow("w").add("a", add.call(a=1)).add("b", shout.call("x"), after={"a": "run"})
     assert_type(await (await tq.start(flow)).task("a"), TaskHandle[Any])
     flow.add("c", add.call(a=1), on_failure="never")  # type: ignore[arg-type]
     await (await tq.group([add.call(a=1), aiotaskq.group([add.call(a=2)]), flow])).result()
     await tq.group([add])  # type: ignore[arg-type]
-    assert_type(await tq.start(aiotaskq.chain(add.call(a=1), add.call(a=2))), GroupHandle[int])
+    assert_type(await tq.start(aiotaskq.chain(add.call(a=1), add.call(a=2))), GroupHandle[list[int]])
     await tq.push_many([add.call(a=1), ("shout", {"text": "x"})])
 
     assert_type(await (await bills.options(debounce=2.0, max_wait=30, merge="last").push(order)).result(), Receipt)

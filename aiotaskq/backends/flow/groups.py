@@ -16,10 +16,13 @@ from aiotaskq.core.groups import (
     Tally,
     after_parents,
     around,
+    as_parent,
+    callback_id,
     callback_of,
     counted,
     deleted,
     group_of,
+    kept_by,
     live_parents,
     outermost,
     stays,
@@ -61,7 +64,7 @@ def _lost(tx: Transaction, tasks: Iterable[Task]) -> dict[str, str]:
         for task in tasks
         if task.flow and task.waits and task.parked
     ]
-    known = tx.look(sorted({parent for _, parents in children for parent in parents}))
+    known = _parents(tx, tx.look, {parent for _, parents in children for parent in parents})
     lost = {}
     for child, parents in children:
         gone = next((parent for parent in parents if parent not in known), None)
@@ -69,6 +72,20 @@ def _lost(tx: Transaction, tasks: Iterable[Task]) -> dict[str, str]:
         if gone is not None and live_parents(child.task_id, there) < child.waits:
             lost[child.task_id] = gone
     return lost
+
+
+def _parents(tx: Transaction, read: Callable[[Sequence[str]], dict[str, Task]], ids: Iterable[str]) -> dict[str, Task]:
+    """Read the parents of children by id: tasks, and groups as the tasks that they count as."""
+    wanted = sorted(ids)
+    found = read(wanted)
+    if missing := [each for each in wanted if each not in found]:
+        groups = tx.groups(missing)
+        callbacks = {key: callback_id(group, "then") for key, group in groups.items() if group.then is not None}
+        pushed = read(sorted(callbacks.values())) if callbacks else {}
+        for key, group in groups.items():
+            if (parent := as_parent(group, pushed.get(callbacks.get(key, "")))) is not None:
+                found[key] = parent
+    return found
 
 
 def _cancelled(child_id: str, gone: str) -> tuple[Task, Task]:
@@ -126,7 +143,7 @@ def staying(tx: Transaction, tasks: Iterable[Task], before: int | None) -> set[s
     Members of a group that cannot be read stay, too: whether it has ended is not known. ``before`` is the time in epoch
     seconds before which they have to have ended, None for any.
     """
-    members = [(task, task.flow.group) for task in tasks if task.flow is not None and task.flow.group]
+    members = [(task, group_id) for task in tasks if (group_id := kept_by(task)) is not None]
     found: dict[str, GroupState] = {}
     level = sorted({group_id for _, group_id in members})
     while level:
@@ -180,7 +197,7 @@ def parents_first(changes: Sequence[Change], update: Callable[[Sequence[Change]]
 def again(tx: Transaction, after: Task) -> Task:
     """Return a child that is brought back: parked, if it has to wait for some of its parents."""
     assert after.flow is not None
-    found = tx.tasks(sorted({task_id for task_id, _ in after.flow.parents}))
+    found = _parents(tx, tx.tasks, {task_id for task_id, _ in after.flow.parents})
     live = live_parents(after.task_id, found.values())
     return waiting(after, live, after.due_us) if live else after
 
@@ -225,6 +242,7 @@ def to_groups(tx: Transaction, tallies: dict[str, Tally], gone: Sequence[Task], 
     while tallies:
         above: dict[str, Tally] = {}
         written = []
+        ends: list[tuple[Task, Task]] = []  # of groups that tasks wait for
         followed.counted += [group_id for group_id, tally in tallies.items() if tally.counts]
         for group_id, group in tx.groups(sorted(tallies)).items():
             new = counted(group, tallies[group_id], now)
@@ -234,6 +252,8 @@ def to_groups(tx: Transaction, tallies: dict[str, Tally], gone: Sequence[Task], 
                 if (callback := callback_of(new, now)) is not None:
                     pushed.append(callback)
                     new = replace(new, needed_by=new.needed_by + 1)
+            if turned and group.children and (before := as_parent(group)) and (after := as_parent(new)):
+                ends.append((before, after))
             written.append(new)
             if group.parent_id is not None and (turned or new.needed_by != group.needed_by):
                 tally = above.setdefault(group.parent_id, Tally())
@@ -241,6 +261,12 @@ def to_groups(tx: Transaction, tallies: dict[str, Tally], gone: Sequence[Task], 
                 if turned:
                     tally.add(*((new.status, 1) if new.ended_at is not None else (group.status, -1)))
         tx.write_groups(written)
+        if ends:
+            of_children, ended = to_children(tx, ends, now)
+            followed.ended += [task.task_id for task in ended]
+            pushed += tx.messages(ended, now) if ended else []
+            for group_id, tally in of_children.items():
+                above.setdefault(group_id, Tally()).merge(tally)
         tallies = above
     if pushed:
         push(tx, pushed, refused=False)

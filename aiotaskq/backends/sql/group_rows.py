@@ -28,7 +28,8 @@ _COUNTS = ("total", "remaining", "failed", "cancelled", "needed_by", "generation
 _CALLBACKS = ("then_task", "failure_task")
 _SUMS = ("usage", "budget")
 _OWN = ("group_id", "name", "parent_id", "created_at", *_COUNTS)
-_NAMES = (*_OWN, *_CALLBACKS, *_SUMS)
+_NAMES = (*_OWN, *_CALLBACKS, "children", *_SUMS)
+_children = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
 
 
 def to_group(row: Any) -> GroupState | None:
@@ -37,16 +38,17 @@ def to_group(row: Any) -> GroupState | None:
     sums: dict[str, Any] = {name: read_usage(text) or {} for name in _SUMS if (text := getattr(row, name)) is not None}
     values = {name: getattr(row, name) for name in names} | {"cancel_requested": bool(row.cancel_requested)}
     try:
+        children = () if row.children is None else _children(row.children)
         then, on_failure = [None if text is None else _template(text) for text in (row.then_task, row.failure_task)]
     except msgspec.DecodeError as error:
         log.error("group {} cannot be read: {}", row.group_id, error)
         return None
-    return GroupState(**values, **sums, then=then, on_failure=on_failure)
+    return GroupState(**values, **sums, then=then, on_failure=on_failure, children=children)
 
 
 def _row(group: GroupState, callbacks: bool = True) -> tuple[Any, ...]:
     """Return the columns of a group: without ``callbacks`` those that its members change."""
-    values = (*((group.then, group.on_failure) if callbacks else ()), group.usage, group.budget)
+    values = (*((group.then, group.on_failure, group.children) if callbacks else ()), group.usage, group.budget)
     return (*(getattr(group, name) for name in _OWN), *(json_text(found) if found else None for found in values))
 
 

@@ -370,9 +370,13 @@ def _places(tx: Tx, where: TaskFilter, passed: Passed | None) -> Iterator[Place]
 
 
 def _tied(page: Sequence[Any], status: Status) -> dict[str, Task]:
-    """Return those of these rows that are members or callbacks of groups, without their children: these have ended."""
+    """Return those of these rows that are members or callbacks of groups.
+
+    Members are without their children, which have ended.
+    """
     flows = [(row.task_id, flow) for row in page if (flow := read_flow(row.flow)[0]) is not None]
-    tasks = [Task(task_id=task_id, type="", status=status, flow=replace(flow, children=())) for task_id, flow in flows]
+    bare = [(task_id, flow if flow.group is None else replace(flow, children=())) for task_id, flow in flows]
+    tasks = [Task(task_id=task_id, type="", status=status, flow=flow) for task_id, flow in bare]
     return {task.task_id: task for task in tasks if is_tied(task)}
 
 

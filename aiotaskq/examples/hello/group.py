@@ -1,13 +1,10 @@
-"""Many tasks side by side, and one when all have ended: ``python group.py``."""
+"""Many tasks side by side, and one that gets their results: ``python group.py``."""
 
 import asyncio
 
-from aiotaskq import TaskQ, current_task
+from aiotaskq import TaskQ, injected
 
 tq = TaskQ("memory://")
-
-
-done = asyncio.Event()
 
 
 @tq.task
@@ -16,15 +13,14 @@ async def price(product: int) -> int:
 
 
 @tq.task
-async def report() -> None:
-    print("sum:", sum([each.result for each in await current_task().results()]))
-    done.set()
+async def report(results: list[int] = injected()) -> str:
+    return f"sum: {sum(results)}"
 
 
 async def main() -> None:
     async with tq.running():
-        await tq.group([price.call(n) for n in range(10)], then=report.call())
-        await done.wait()
+        group = await tq.group([price.call(n) for n in range(10)], then=report.call())
+        print(await group.result(timeout=10))
 
 
 asyncio.run(main())

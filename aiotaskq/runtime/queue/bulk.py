@@ -13,7 +13,7 @@ from aiotaskq.backends.change import Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.conversion import check_error_type
 from aiotaskq.core.errors import check_seconds, instant
-from aiotaskq.core.groups import GroupState, around, group_of, outermost, stays
+from aiotaskq.core.groups import GroupState, around, group_of, kept_by, outermost, stays
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued, settle
 from aiotaskq.core.status import FINAL, PENDING, Status
 from aiotaskq.core.steps import awakened, left_at
@@ -161,8 +161,7 @@ async def count_purged(backend: Backend, clock: Clock, where: TaskFilter) -> int
         top = outermost(found)
         for task in tasks:
             group = top.get(group_of(task) or "")
-            is_member = task.flow is not None and task.flow.group is not None
-            goes = not (is_member and stays(task, group, where.completed_before))
+            goes = not (kept_by(task) is not None and stays(task, group, where.completed_before))
             total += goes
             if group is not None and goes and task.status is Status.FAILED:
                 dead[group.group_id] += 1

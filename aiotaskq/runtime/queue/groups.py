@@ -33,6 +33,7 @@ from aiotaskq.errors import (
 from aiotaskq.log import gate, log, printable
 from aiotaskq.runtime.handler import result_as
 from aiotaskq.runtime.queue.bulk import cancel_page, statuses
+from aiotaskq.runtime.waiting import parents_of
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.queue.pushes import Pushes
@@ -227,8 +228,11 @@ class GroupVerbs:
             rows = self._each(task.flow.source, start, stop)
             return [(each.member_id, each.name, what) async for each, what in rows]
         parents = task.flow.parents[start:stop]
-        found = await self._queue.backend.get([task_id for task_id, _ in parents])
-        return [(task_id, name, row) for (task_id, name), row in zip(parents, found, strict=True)]
+        found = await parents_of(self._queue.backend, [task_id for task_id, _ in parents])
+        return [
+            (row.task_id if isinstance(row, Task) else key, name, row)
+            for (key, name), row in zip(parents, found, strict=True)
+        ]
 
     async def _parent(self, task_id: str, name: str | None, what: Task | GroupState | None) -> Parent[Any]:
         if what is None:

@@ -27,7 +27,7 @@ from aiotaskq.core.outcome import (
     snoozes_of,
     unstorable,
 )
-from aiotaskq.core.parent import PARENT, ParentDeleted
+from aiotaskq.core.parent import RESULTS, ParentDeleted
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable, EventTimeout, Retry, ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable
@@ -312,12 +312,12 @@ class Runner:
             except ValidationError as error:
                 raise unfitting(error, handler) from None
         if handler.batch is not None:
-            if handler.parent is not None and PARENT not in params:
+            if handler.parent is not None and handler.parent.name not in params:
                 params = await self._parents(task, handler)
             return await self.batches.join(self.executions[task.task_id], params.get(handler.items))
         if handler.injected:
             params = {**self._injected(handler), **params}
-        if handler.parent is not None and PARENT not in params:
+        if handler.parent is not None and handler.parent.name not in params:
             params = {**params, **await self._parents(task, handler)}
         try:
             if handler.executor == "loop":
@@ -359,20 +359,24 @@ class Runner:
         """Return the param that gets earlier tasks; none for a task without any, where the handler has a default."""
         declared = handler.parent
         assert declared is not None
+        name = declared.name
         found = await self._host.queue.groups.parents(task)
-        if not found:
+        called_back = task.flow is not None and task.flow.source is not None
+        if not found and not (called_back and declared.many):  # a group may have no members
             if declared.needed:
-                raise ParamsMisfit(f"{handler.name}() needs {PARENT!r}, and the task has no parent")
+                raise ParamsMisfit(f"{handler.name}() needs {name!r}, and the task has no parent")
             return {}
         if not declared.many and len(found) > 1:
             raise ParamsMisfit(
-                f"{handler.name}() takes one {PARENT!r}, and the task has {len(found)}; annotate it as list[Parent[…]]"
+                f"{handler.name}() takes one {name!r}, and the task has {len(found)}; annotate it as list[Parent[…]]"
             )
-        if self._objects:
-            return {PARENT: found if declared.many else found[0]}
-        rows = [each.as_params() for each in found]
+        if name == RESULTS:
+            rows: list[Any] = [each.result for each in found]
+        else:
+            rows = list(found) if self._objects else [each.as_params() for each in found]
+        params = {name: rows if declared.many else rows[0]}
         try:
-            return handler.loaded({PARENT: rows if declared.many else rows[0]})
+            return params if self._objects else handler.loaded(params)
         except ValidationError as error:
             raise unfitting(error, handler) from None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import Limit, TaskQ, Workflow, sleep_for, step, wait_event
+from aiotaskq import Limit, TaskQ, Workflow, group, sleep_for, step, wait_event
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.core.outcome import LeaseExpired, marked, settle
 from aiotaskq.core.status import Status
@@ -126,6 +126,22 @@ async def test_an_unknown_type_is_not_due_in_some_seconds_for_ever(browse: Brows
     assert "No worker has version 3 of legacy" in (await browse.get("task?id=put+off")).text
     assert "no worker has version 3" in (await browse.get("tasks")).text
     assert "<dt>Due</dt>" in (await browse.get(f"task?id={await push(tq, delay=60)}")).text
+
+
+async def test_what_waits_for_a_group_leads_to_that(browse: Browse, tq: TaskQ) -> None:
+    call = TaskCall[Any]("greet", {"name": "x"}, {})
+    flow = Workflow().add("parts", group([call]), after="first").add("first", call).add("last", call, after="parts")
+    started = await tq.start(flow)
+    last = await started.task("last")
+    ((inner, _),) = (await last.task()).flow.parents  # type: ignore[union-attr]
+    page = await browse.get(f"task?id={last.task_id}")
+    assert page.text.count(f'href="group?id={inner}"') == 2, "why it waits, and what it is after"
+    assert f"task?id={inner}" not in page.text
+    graph = (await browse.get(f"group?id={started.group_id}")).text
+    assert graph.count('<path class="edge') == 1 and graph.count('<g class="box') == 3
+    assert f'href="group?id={inner}"' in graph and f"task?id={inner}" not in graph
+    first = await started.task("first")
+    assert (await browse.get(f"task?id={first.task_id}")).text.count("group?id=") == 1, "its group alone"
 
 
 # ---- the table of tasks ----------------------------------------------------------------------------------------------

@@ -36,15 +36,15 @@ async def group(view: View) -> dict[str, Any]:
     """Read a group and its members. Raises NotFound."""
     start = view.whole("start", 0, 1_000_000)
     found = await group_detail(view.tq.queue.groups, view.needed("id"), MEMBERS, start)
-    tasks = [each for each in found.members if not each.is_group]
-    children = {each.task_id: [(edge.task_id, edge.on_failure) for edge in each.children] for each in tasks}
+    drawn = [each for each in found.members if not each.is_group or each.children]
+    children = {each.task_id: [(edge.task_id, edge.on_failure) for edge in each.children] for each in drawn}
     whole = found.next is None and start == 0
     return {
         "group": found,
         "zoom": view.text("zoom") or "",
         "changes": await operated_on(view, found.group_id, ("groups",)),
-        "drawing": drawing([each.task_id for each in tasks], children) if whole else None,
-        "members": {each.task_id: each for each in tasks},
+        "drawing": drawing([each.task_id for each in drawn], children) if whole else None,
+        "members": {each.task_id: each for each in found.members},
         "can_cancel": found.status == "running",
         "can_retry": found.failed + found.cancelled > 0 and not found.cancel_requested,
         "can_set_budget": bool(found.budget) and found.status == "running",

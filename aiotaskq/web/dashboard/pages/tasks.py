@@ -26,7 +26,7 @@ from aiotaskq.operations.task_views import AttemptView, WaitingView, task_detail
 from aiotaskq.operations.tasks import Copied, Pushed, find
 from aiotaskq.operations.tasks import tasks as operations
 from aiotaskq.runtime.queue.bulk import task_filter
-from aiotaskq.runtime.waiting import awake, look, waiting, why
+from aiotaskq.runtime.waiting import awake, look, parents_of, waiting, why
 from aiotaskq.web.dashboard.matching import like, params_like
 from aiotaskq.web.dashboard.rows import debounced, elapsed, json_text, queue_row, timeout_of, types_told
 from aiotaskq.web.dashboard.view import (
@@ -243,12 +243,20 @@ async def task(view: View) -> dict[str, Any]:
         "group": None if flow is None else flow.group,
         "source": None if flow is None else flow.source,  # the group whose end has pushed it
         "parents": [] if flow is None else flow.parents,
+        "groups_before": await _groups_before(view, found),
         "children": [] if flow is None else flow.children,
         "can_cancel": not found.final,
         "can_retry": found.status in RETRYABLE,
         "can_edit": found.status is Status.PENDING and not found.waits and found.undecodable is None,
         "ended": found.final,
     } | (await _args(view, found) if view.show_args else hidden)
+
+
+async def _groups_before(view: View, task: Task) -> set[str]:
+    """Return the ids of those parents of a task that are groups."""
+    ids = [] if task.flow is None else [task_id for task_id, _ in task.flow.parents]
+    rows = await parents_of(view.tq.queue.backend, ids) if ids else []
+    return {key for key, row in zip(ids, rows, strict=True) if row is not None and getattr(row, "task_id", "") != key}
 
 
 def _came_from(view: View) -> str:
