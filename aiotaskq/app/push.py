@@ -14,16 +14,18 @@ from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, with_defaults
 from aiotaskq.core.edit import MERGES, Debounce, call_key, check_joinable, throttle_key
 from aiotaskq.core.errors import MAX_NAME, check_key, check_seconds, guess, instant, kind_name
 from aiotaskq.core.foreign_names import unknown_options
+from aiotaskq.core.groups import derived_id
 from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.limits import KINDS, Gating, specs_of
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, new_task, run_options
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.current import child_id, inside
 from aiotaskq.runtime.handler import Handler, gating_of
-from aiotaskq.runtime.params import check_follow_up, fitted, unknown
+from aiotaskq.runtime.params import KEY, check_follow_up, fitted, unknown
 
 if TYPE_CHECKING:
     from aiotaskq.app.registrations import Registrations
+    from aiotaskq.core.steps import EventValue
 
 
 def new_task_of(
@@ -203,6 +205,24 @@ def named_call(
     if handler is not None and handler.pushed:
         options = with_defaults(cast(PushOptions, handler.pushed), options)
     return TaskCall(type, fitted(handler, {} if params is None else params), options)
+
+
+def tasks_of(registered: Registrations, event: EventValue, value: Any) -> list[Task]:
+    """Return the tasks that an event pushes: one for each handler that has subscribed to it.
+
+    Their ids follow from the event and the handler. Raises ValidationError for a value that a handler does not take.
+    """
+    tasks = []
+    for handler in list(registered.handlers.values()):
+        subscription = handler.subscription
+        if subscription is not None and subscription.takes(event.key):
+            params = {} if subscription.value is None else {subscription.value: value}
+            if subscription.takes_key:
+                params[KEY] = event.key
+            task_id = derived_id("event", event.at, handler.name, event.key)
+            call = named_call(handler.name, params, {"task_id": task_id}, registered.handlers)
+            tasks.append(new_task_of(call, registered, event.at))
+    return tasks
 
 
 def as_call(

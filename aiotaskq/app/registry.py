@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
+from msgspec.structs import replace
+
 from aiotaskq.app.handle import BatchFunction, Key, One, P, Pusher, T, TaskFunction
 from aiotaskq.app.push import push_defaults
 from aiotaskq.app.registrations import PushMiddleware, Registrations, kind_of
@@ -25,6 +27,7 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.handler import INJECTED, Executor, make_handler, with_versions
 from aiotaskq.runtime.hooks import HookCall, HookName, takes
+from aiotaskq.runtime.params import subscription_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 # What a coroutine function returns. It holds no Any, which would make every later overload ambiguous to mypy.
@@ -64,6 +67,7 @@ class TaskOptions(TypedDict, total=False):
     rate: Rate | Sequence[Rate] | None
     fair: Of | Fair | Sequence[Of | Fair] | None
     version: int
+    on: str | Sequence[str] | None
 
 
 class TaskDecorator(Protocol):
@@ -180,13 +184,16 @@ class Registry(Hinted):
                 turns; each one or a list. Default no bound.
             version: raise it with a change of a handler with steps. A task that has steps is run by the version that
                 made them, which is registered beside the new one under the same name; every other task by the highest.
+            on: the name of an event, or several: ``tq.emit`` of the key ``order.placed``, or ``order.placed:17``,
+                pushes one task of each handler with ``on="order.placed"``. Its first parameter gets the value of the
+                event, and one that is named ``key`` its key.
             options: of ``TaskOptions``, which gives their types; ``batch`` is an int, ``within`` as ``timeout``.
 
         Raises:
             ValidationError: naming what is wrong, also when the name and version are taken, and when a limit that is
                 shared with another task type is declared differently there.
         """
-        batch, within, name = (options.pop(option, None) for option in ("batch", "within", "name"))
+        batch, within, name, on = (options.pop(option, None) for option in ("batch", "within", "name", "on"))
         limits = {option: options.pop(option, None) for option in ("debounce", "max_wait", "merge", "throttle", "key")}
         specs = specs_of(*(options.pop(option, None) for option in ("limit", "rate", "fair")))
         options["backoff"] = make_backoff(options.get("backoff"))
@@ -215,6 +222,8 @@ class Registry(Hinted):
                 objects=self._objects,
                 **options,
             )
+            if on is not None:
+                handler = replace(handler, subscription=subscription_of(handler, on))
             former = self._registered.handlers.get(handler.name)
             if former is not None and (former.version == handler.version or handler.version in former.older):
                 if isinstance(function, TaskFunction):

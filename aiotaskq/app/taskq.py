@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from aiotaskq.app.groups import OWN, Calls, GroupHandle, Workflow, check_call, check_callbacks, group
 from aiotaskq.app.handle import BlockingPush, MakesCalls, PushOptions, R, T, TaskCall, TaskHandle
 from aiotaskq.app.internal import Internal
-from aiotaskq.app.push import as_call, named_call, new_task_of, own_ids_of, session_of
+from aiotaskq.app.push import as_call, named_call, new_task_of, own_ids_of, session_of, tasks_of
 from aiotaskq.app.running import Running
 from aiotaskq.app.schedules import Schedules
 from aiotaskq.app.settings import default_url, version_of
@@ -146,6 +146,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             version=version_of(version),
         )
         self.queue.handlers, self.queue.groups.make = self._registered.handlers, self._member_task
+        self.queue.subscribed = functools.partial(tasks_of, self._registered)
+        self.queue.wrapped = self._wrapped
         home = self._backend if values is None else self._store(values)
         self.values = PublicValues(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
         self._retention = Retention(

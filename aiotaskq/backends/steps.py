@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change, Leave
+from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.side_rows import OF_TASKS, STEP, Range, SideRow, SideRows
 from aiotaskq.core.coded import is_coded, no_codec, plain_text, stored_text
 from aiotaskq.core.status import PENDING
@@ -117,7 +118,9 @@ def suspend(tx: Transaction, leaves: Sequence[Leave], stored: Stored) -> list[bo
     return held
 
 
-def emit(tx: Transaction, events: Sequence[EventValue], stored: Stored, wakes: bool = True) -> list[EventValue]:
+def emit(
+    tx: Transaction, events: Sequence[EventValue], stored: Stored, wakes: bool = True, then: Sequence[Task] = ()
+) -> list[EventValue]:
     """Do as ``Steps.emit``, but for the texts of events: they are given, and returned, as they are stored.
 
     ``wakes``: whether what waits goes on, which else is left to ``mend``.
@@ -131,6 +134,8 @@ def emit(tx: Transaction, events: Sequence[EventValue], stored: Stored, wakes: b
         found.append(there)
     if new:
         tx.side.put(EVENT, [event_row(event) for event in new.values()])
+        if then:
+            push(tx, then, refused=False)
         if wakes:
             _wake(tx, new, _waits(tx, sorted(new)), stored)
     return found
@@ -290,8 +295,10 @@ class Steps:
         """
         return await self._store.transact(lambda tx: suspend(tx, leaves, self._stored))
 
-    async def emit(self, events: Sequence[EventValue]) -> list[EventValue]:
+    async def emit(self, events: Sequence[EventValue], then: Sequence[Task] = ()) -> list[EventValue]:
         """Store events, each unless there is one of its key at its ``at``; return those that are there.
+
+        ``then`` are the tasks that one event pushes: they are pushed if it is new.
 
         The value of a new one is stored for each task that waits for it, as ``core.steps.answered`` says; if that is
         left since the same run, it becomes due, as ``core.steps.woken``. An edit, which raises the fence, does not end
@@ -299,17 +306,23 @@ class Steps:
         """
         stored = [self._stored_event(event) for event in events]
         wakes = not self.mends
-        found = await self._store.transact(lambda tx: emit(tx, stored, self._stored, wakes), repeatable=True)
+        found = await self._store.transact(lambda tx: emit(tx, stored, self._stored, wakes, then), repeatable=True)
         if not wakes:
             await self._wake(sorted({event.key for event in events}), max((event.at for event in events), default=0))
         return self._plain_events(events, stored, found)
 
     async def emit_with(
-        self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
+        self,
+        session: Any,
+        event: EventValue,
+        committed: Callable[[], None] = lambda: None,
+        then: Sequence[Task] = (),
     ) -> EventValue:
         """``emit`` one in the caller's transaction. Raises as ``Backend.push_with``."""
         stored = [self._stored_event(event)]
-        found = await self._store.transact_with(session, lambda tx: emit(tx, stored, self._stored), committed)
+        found = await self._store.transact_with(
+            session, lambda tx: emit(tx, stored, self._stored, then=then), committed
+        )
         return self._plain_events([event], stored, found)[0]
 
     def _plain_events(

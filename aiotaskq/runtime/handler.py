@@ -44,6 +44,20 @@ class Injected:
 INJECTED = Injected()
 
 
+class Subscription(msgspec.Struct, frozen=True):
+    """Which events push a task of a handler, and what of them it takes."""
+
+    names: tuple[str, ...]
+    value: str | None
+    """The parameter that gets the value; None where there is none."""
+    takes_key: bool
+    """Whether there is a parameter ``key``, which gets the key."""
+
+    def takes(self, key: str) -> bool:
+        """Return whether an event of this key is one of these: it has the name, perhaps with more behind a colon."""
+        return any(key == name or key.startswith(f"{name}:") for name in self.names)
+
+
 class Handler(msgspec.Struct, frozen=True):
     """A registered function and the defaults of its tasks. ``executor`` is ``loop``, ``thread``, ``process``
     or ``interpreter``.
@@ -94,6 +108,8 @@ class Handler(msgspec.Struct, frozen=True):
     """Whether a run is ``await function(**params)`` and nothing more."""
     gating: Gating | None = None
     """The gates that its tasks pass; None where there is no limit, rate or fair share."""
+    subscription: Subscription | None = None
+    """The events that push a task of it; None where there are none."""
     version: int = 1
     older: Mapping[int, Handler] = {}
     """Those of the same name with lower versions, by these."""

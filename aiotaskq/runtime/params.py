@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from aiotaskq.core.errors import guess
+from aiotaskq.core.errors import check_key, guess
 from aiotaskq.core.parent import PARENT
 from aiotaskq.errors import UnknownHandler, ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.handler import Handler, Subscription
+
+KEY = "key"
+"""The parameter of a handler that gets the key of an event."""
 
 
 def unknown(name: str, known: Collection[str], field: str = "type") -> UnknownHandler:
@@ -90,6 +93,34 @@ def check_callback(field: str, handler: Handler, members: int) -> None:
             f"{field}: {handler.name}() takes one 'parent', and a callback has all members; annotate it as "
             "list[Parent[…]]"
         )
+
+
+def subscription_of(handler: Handler, on: str | Sequence[str]) -> Subscription:
+    """Return the subscription of a handler to the events of these names.
+
+    Raises ValidationError for a wrong name, and for a handler that cannot be called with what an event has.
+    """
+    if not isinstance(on, Iterable):
+        raise ValidationError(f"on: the name of an event, or a list of names, is needed (got {type(on).__name__})")
+    names = tuple(check_key("on", name) for name in ([on] if isinstance(on, str) else on))
+    if not names:
+        raise ValidationError("on: the name of an event, or a list of names, is needed (got none)")
+    if handler.pushed.get("debounce") is not None:
+        raise ValidationError("on, debounce: give one of the two")
+    if handler.parent is not None and handler.parent.needed and handler.parent.name != handler.items:
+        raise ValidationError(f"on: {handler.name}() needs {handler.parent.name!r}, and an event has no task before it")
+    taken = [each.name for each in inspect.signature(handler.function).parameters.values() if _is_param(each, handler)]
+    value = handler.items or next((name for name in taken if name != KEY), None)
+    if more := sorted(handler.required - {value, KEY}):
+        raise ValidationError(
+            f"on: {handler.name}() needs {more[0]!r}, too, and an event has a value and a key; give it a default"
+        )
+    return Subscription(names, value, KEY in taken)
+
+
+def _is_param(parameter: inspect.Parameter, handler: Handler) -> bool:
+    own = handler.parent is not None and parameter.name == handler.parent.name
+    return parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in handler.injected and not own
 
 
 def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> ParamsMisfit | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -126,18 +126,33 @@ class StepVerbs:
             log.warning("{}: its sleep is not stored: {}", named(task), error)
             return None
 
-    async def emit(
-        self, key: str, value: Any, expires: float | timedelta | None, session: Any, patient: bool = False
-    ) -> bool:
-        """Store an event unless there is one of this key; return whether this one is there now."""
+    def new_event(self, key: str, value: Any, expires: float | timedelta | None) -> EventValue:
+        """Return an event of now, to be emitted. Raises ValidationError."""
         text = check_json("value", value).decode()
         now = self.clock.now()
         end = None if expires is None else now + int(check_seconds("expires", expires, zero=False) * SECOND)
-        event = EventValue(key=check_key("key", key), text=text, at=now, expires_at=end)
+        return EventValue(key=check_key("key", key), text=text, at=now, expires_at=end)
+
+    async def emit(
+        self,
+        event: EventValue,
+        session: Any,
+        patient: bool = False,
+        then: Sequence[Task] = (),
+        committed: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Store an event, and push tasks ``then``, unless there is one of its key; return whether it is there now.
+
+        ``committed`` is called when the transaction of the session has committed.
+        """
         store = self.store
         if session is not None:
-            return await store.emit_with(session, event) == event
-        return await self.outlast(f"event {key}", lambda: self._emit(event), lambda: patient) == event
+            return await store.emit_with(session, event, committed, then) == event
+
+        async def emit() -> EventValue:
+            return (await store.emit([event], then))[0] if then else await self._emit(event)
+
+        return await self.outlast(f"event {event.key}", emit, lambda: patient) == event
 
     async def event(self, key: str, patient: bool = False) -> EventValue | None:
         """Return the event of a key, None if there is none."""

@@ -78,6 +78,7 @@ AWAITED_ONLY = {
         "done_now",
         "pop_now",
         "push_debounced",
+        "push_event",
         "push_known",
         "push_now",
         "read",

@@ -36,6 +36,7 @@ HELLO = {
     "retry": "fetched after 2 failures\n",
     "retry_after": "1 failed Retry: 429 Too Many Requests\n2 completed None\n",
     "steps": "charged 17\npayment 17 mailed\n",
+    "subscribe": "mail to Ann\nship order.placed:17\n",
     "workflow": "[['DUNE', 'EMMA'], 'saved DUNE and EMMA']\n",
     "stream": "data how\ndata far\ndata is\ndata the\ndata moon\nend completed\n",
 }

@@ -92,9 +92,26 @@ class Operations(ABC, Generic[Retried_co]):
         never been. ``session`` is the SQLAlchemy session or connection in whose transaction it is stored; it exists
         when that is committed. In a handler it waits while the store cannot be reached, as a step does.
 
-        Raises ValidationError for a value that is not JSON, and NotSupported where the store cannot join the session.
+        The same transaction pushes one task for each handler that is registered here with ``on=`` for this key, also
+        where the queue is full.
+
+        Raises ValidationError for a value that is not JSON, or that such a handler does not take, and NotSupported
+        where the store cannot join the session.
         """
-        return await self._operated.step_verbs.emit(key, value, expires, session, patient=current.get() is not None)
+        queue, patient = self._operated, current.get() is not None
+        event = queue.step_verbs.new_event(key, value, expires)
+        tasks = queue.subscribed(event, value)
+        if not tasks:
+            return await queue.step_verbs.emit(event, session, patient)
+        emitted = False
+
+        async def push(tasks: list[Task]) -> list[Task]:
+            nonlocal emitted
+            emitted, stored = await queue.push_event(event, tasks, session, patient)
+            return stored
+
+        await queue.wrapped(push)(tasks)
+        return emitted
 
     async def get_event(self, key: str) -> EventValue | None:
         """Return the event of a key; None if there is none. Raises ValidationError."""

@@ -17,7 +17,8 @@ from aiotaskq.core.edit import Debounce, after_call, check_editable, edited
 from aiotaskq.core.errors import check_id, check_params, check_seconds, check_storable, instant
 from aiotaskq.core.outcome import Expired, Outcome, Rerun, settle
 from aiotaskq.core.status import PENDING, Status
-from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task
+from aiotaskq.core.steps import EventValue
+from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, same_push
 from aiotaskq.errors import DatabaseUnavailable, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.hooks import Hooks
@@ -78,6 +79,10 @@ class Pushes:
         self._gated = gated
         self.gated: Callable[[Task], Task] = (lambda task: task) if gated is None else gated
         """Returns a task, made from a dict or fired by a schedule, with the gates of its type."""
+        self.subscribed: Callable[[EventValue, Any], list[Task]] = lambda _event, _value: []
+        """Returns the tasks that an event with this value pushes."""
+        self.wrapped: Callable[[Push], Push] = lambda push: push
+        """Returns a push inside of the middleware of pushes."""
         self.webhooks = backend.groups.webhooks = webhooks
         """What tells of its ended tasks, by name."""
         self.handlers: Mapping[str, Handler] = {}
@@ -240,6 +245,24 @@ class Pushes:
         check_id(task_id, any_id=not self.backend.durable)
         (task,) = await (self._reads.add([task_id]) if self.backend.suspends else self.backend.get([task_id]))
         return task
+
+    async def push_event(
+        self, event: EventValue, tasks: Sequence[Task], session: Any, patient: bool
+    ) -> tuple[bool, list[Task]]:
+        """Store an event unless there is one of its key, and push these tasks with it, also where the queue is full.
+
+        Return whether it is there now, and for each task the row that is there: the same object if it was pushed.
+        """
+        self.check_storable(tasks)
+        committed = (lambda: None) if session is None else self.commit_hooks.at_commit(tasks, tasks)
+        emitted = await self.step_verbs.emit(event, session, patient, tasks, committed)
+        if session is not None or not emitted:
+            return emitted, [task if emitted else task.replace() for task in tasks]
+        rows = await self.backend.get([task.task_id for task in tasks])
+        each = zip(tasks, rows, strict=True)
+        stored = [task if row is not None and same_push(row, task) else task.replace() for task, row in each]
+        self.commit_hooks.pushed(tasks, stored)
+        return emitted, stored
 
     # ---- with ids of the caller's ----
 
