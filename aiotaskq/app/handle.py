@@ -296,14 +296,22 @@ def _option(name: str) -> str | None:
 def with_defaults(defaults: PushOptions, options: PushOptions) -> PushOptions:
     """Return the options of a call with those that its handler was registered with.
 
-    A call with its own ``debounce`` or ``throttle``, or None for it, keeps only the key of these.
+    A call with its own ``debounce`` or ``throttle``, or None for it, keeps only the key of these. Its own unique key is
+    instead of what its handler declares as unique.
     """
     if not defaults:
         return options
     if not options.keys().isdisjoint(("debounce", "throttle")):
         on = options.get("debounce") is not None or options.get("throttle") is not None
         defaults = {"key": defaults["key"]} if on and "key" in defaults else {}
+    elif options.get("unique_key") is not None and is_unique(defaults.get("debounce"), defaults.get("merge")):
+        defaults = {}
     return {**defaults, **options}
+
+
+def is_unique(debounce: object, merge: object) -> bool:
+    """Whether these are the options of a handler whose tasks are unique while they wait."""
+    return debounce == 0 and merge == "first"
 
 
 # ---- the arguments of a call -----------------------------------------------------------------------------------------

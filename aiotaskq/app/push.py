@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
-from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, with_defaults
-from aiotaskq.core.edit import MERGES, Debounce, call_key, check_joinable, throttle_key
+from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, is_unique, with_defaults
+from aiotaskq.core.edit import MERGES, Debounce, call_key, check_joinable, throttle_key, unique_text
 from aiotaskq.core.errors import MAX_NAME, check_key, check_seconds, guess, instant, kind_name
 from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.groups import derived_id
@@ -26,6 +27,8 @@ from aiotaskq.runtime.params import KEY, check_follow_up, fitted, unknown
 if TYPE_CHECKING:
     from aiotaskq.app.registrations import Registrations
     from aiotaskq.core.steps import EventValue
+
+DAY = 86_400.0
 
 
 def new_task_of(
@@ -63,6 +66,8 @@ def new_task_of(
         raise ValidationError(f"if_ended: {if_ended!r:.40} is unknown; use 'retry', or leave it out to refuse the push")
     if if_ended and options.get("task_id") is None:
         raise ValidationError("if_ended: it is about an id that has ended; give its task_id, too")
+    if callable(key := options.get("unique_key")):
+        options["unique_key"] = call_key(call.type, key, call.params)
     debounced = _take_debounce(call.type, call.params, options, if_ended, now)
     options = {name: value for name, value in options.items() if value is not None or name not in RUN_OPTIONS}
     if handler is not None:
@@ -123,7 +128,9 @@ def _take_debounce(type: str, params: Any, options: dict[str, Any], if_ended: st
     if rule is None and period is None:
         return None
     name = "throttle" if rule is None else "debounce"
-    forbidden = ("idempotency_key",) if rule is None else ("delay", "at", "task_id", "idempotency_key")
+    forbidden: tuple[str, ...] = ("idempotency_key",) if rule is None else ("delay", "at", "task_id", "idempotency_key")
+    if rule is not None and is_unique(rule.delay, rule.merge):
+        name, forbidden = "unique", ("task_id", "idempotency_key")
     for other in forbidden:
         if options.get(other) is not None:
             raise ValidationError(f"{name}, {other}: give one of the two")
@@ -165,6 +172,39 @@ def debounce_of(options: Mapping[str, Any]) -> Debounce | None:
     if rule.max_wait is not None and rule.max_wait < rule.delay:
         raise ValidationError("max_wait: it is shorter than debounce; make it at least as long")
     return rule
+
+
+def unique_defaults(
+    function: Callable[..., Any], unique: Any, unique_while: Any, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options of pushes by which the tasks of a handler are unique, and ``options``. Raises ValidationError.
+
+    They are those of a unique key, of a debounced task that waits for no time, or of a throttle.
+    """
+    if unique is None:
+        if unique_while is not None:
+            raise ValidationError("unique_while: it is about unique; give that, too")
+        return dict(options)
+    for name, value in options.items():
+        if value is not None:
+            raise ValidationError(f"unique, {name}: give one of the two")
+    names = [unique] if isinstance(unique, str) else unique
+    if names is not True and not (isinstance(names, Sequence) and names):
+        raise ValidationError(f"unique: True, or names of parameters, are needed (got {unique!r:.40})")
+    parameters = list(inspect.signature(function).parameters)
+    if names is not True and (wrong := [name for name in names if name not in parameters]):
+        meant = guess(str(wrong[0]), parameters)
+        raise ValidationError(f"unique: the handler has no parameter {wrong[0]!r:.40}{meant}")
+    key = functools.partial(unique_text, None if names is True else tuple(names))
+    found: dict[str, dict[str, Any]] = {
+        "running": {"unique_key": key},
+        "pending": {"debounce": 0, "merge": "first", "key": key},
+        "day": {"throttle": DAY, "key": key},
+    }
+    period = "running" if unique_while is None else unique_while
+    if period not in found:
+        raise ValidationError(f"unique_while: {period!r:.40} is not one of {', '.join(found)}")
+    return found[period]
 
 
 def push_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> PushOptions:

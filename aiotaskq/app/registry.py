@@ -7,12 +7,12 @@ import inspect
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 from msgspec.structs import replace
 
 from aiotaskq.app.handle import BatchFunction, Key, One, P, Pusher, T, TaskFunction
-from aiotaskq.app.push import push_defaults
+from aiotaskq.app.push import push_defaults, unique_defaults
 from aiotaskq.app.registrations import PushMiddleware, Registrations, kind_of
 from aiotaskq.app.schedules import schedule_of
 from aiotaskq.concurrency.clock import Clock
@@ -35,6 +35,8 @@ Coro: TypeAlias = Coroutine[object, None, T]
 TF = TypeVar("TF", bound=TaskFunction[..., Any, Any])
 
 
+UniqueWhile: TypeAlias = Literal["running", "pending", "day"]
+"""For how long a task is unique: while it is pending or running, while it is pending, or on its day."""
 UNKNOWN_FOR = 86_400
 """Seconds after its push for which a message of a webhook that is not known here is left to other processes."""
 UNKNOWN_PAUSE = 60.0
@@ -63,6 +65,8 @@ class TaskOptions(TypedDict, total=False):
     merge: Merge | None
     throttle: float | timedelta | None
     key: Key | None
+    unique: Literal[True] | str | Sequence[str] | None
+    unique_while: UniqueWhile | None
     limit: Limit | Sequence[Limit] | None
     rate: Rate | Sequence[Rate] | None
     fair: Of | Fair | Sequence[Of | Fair] | None
@@ -173,13 +177,18 @@ class Registry(Hinted):
             debounce: seconds without another call of the key after which the task is due; a call while it waits
                 changes that task.
             max_wait: the most seconds that later calls put it off; default no limit.
-            merge: ``last`` (default) takes the params of the newest call, ``list`` joins those that are lists.
+            merge: ``last`` (default) takes the params of the newest call, ``list`` joins those that are lists,
+                ``first`` keeps the first call as it is.
             throttle: seconds of a period of which only the first call of the key makes a task.
             batch: the most tasks that one call of the function runs: it takes the list of their items, and returns the
                 list of their results.
             within: seconds for which tasks are gathered for such a call; default 0.1.
             key: the name of the parameter whose value is the key, or a function of the stored params; default all
                 params, with ``merge="list"`` the type alone.
+            unique: names of parameters, or True for all: of the calls with the same values only the first makes a task;
+                the others return its handle. A push with its own ``unique_key`` goes by that.
+            unique_while: for how long: while the first one is pending or running (``running``, default), while it has
+                not started (``pending``), or until the day of its push is over, in UTC (``day``).
             limit, rate, fair: how many of its tasks run at a time, how many start in a time, and by which key they take
                 turns; each one or a list. Default no bound.
             version: raise it with a change of a handler with steps. A task that has steps is run by the version that
@@ -195,6 +204,7 @@ class Registry(Hinted):
         """
         batch, within, name, on = (options.pop(option, None) for option in ("batch", "within", "name", "on"))
         limits = {option: options.pop(option, None) for option in ("debounce", "max_wait", "merge", "throttle", "key")}
+        unique, unique_while = options.pop("unique", None), options.pop("unique_while", None)
         specs = specs_of(*(options.pop(option, None) for option in ("limit", "rate", "fair")))
         options["backoff"] = make_backoff(options.get("backoff"))
         if isinstance(function, str):
@@ -217,7 +227,7 @@ class Registry(Hinted):
                 function,
                 batch=batch,
                 within=0.1 if within is None else within,
-                pushed=push_defaults(function, limits),
+                pushed=push_defaults(function, unique_defaults(function, unique, unique_while, limits)),
                 specs=specs,
                 objects=self._objects,
                 **options,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
@@ -110,8 +110,12 @@ KEPT = ("queue", "priority", "max_retries", "timeout", "unique_key", "on_success
 # call becomes the next task. A newer call that finds it waiting changes it, and raises its fence, so that of two calls
 # at the same time the second one is decided again.
 
-Merge: TypeAlias = Literal["last", "list"]
+Merge: TypeAlias = Literal["last", "list", "first"]
 MERGES: tuple[Merge, ...] = get_args(Merge)
+
+
+MAX_UNIQUE = 100
+"""Bytes of the params in a key; of longer ones it has a hash."""
 
 
 class Debounce(msgspec.Struct, frozen=True):
@@ -121,7 +125,8 @@ class Debounce(msgspec.Struct, frozen=True):
     max_wait: int | None = None
     """The longest time from the first call until the task is due; None for no limit."""
     merge: str = "last"
-    """``last``: the params of the newest call; ``list``: params that are lists are joined in the order of the calls."""
+    """``last``: the params of the newest call; ``list``: params that are lists are joined in the order of the calls;
+    ``first``: a newer call changes nothing."""
     flow: Callable[[dict[str, Any]], Flow | None] | None = None
     """Returns the gates of joined params; None where no call has gates."""
 
@@ -139,6 +144,8 @@ def after_call(row: Task, call: Task, rule: Debounce, now: int, begun: bool = Fa
         raise TaskConflict(f"key: task {row.task_id!r}, which has it, cannot be read ({row.undecodable}); cancel it")
     if row.status is not PENDING or begun:
         return replace(row, unique_key=None)
+    if rule.merge == "first":
+        return row
     due = now + rule.delay
     if rule.max_wait is not None:
         latest = first_push(row) + rule.max_wait
@@ -197,6 +204,12 @@ def call_key(type: str, key: Any, params: Any, *, whole: bool = False) -> str:
     if whole:
         return check_key("key", f"{type}:")
     return check_key("key", f"{type}:{hashlib.sha256(_json('params', params)).hexdigest()}")
+
+
+def unique_text(names: Sequence[str] | None, params: dict[str, Any]) -> str:
+    """Return what tells calls with these params apart by the params of these names, None for all of them."""
+    text = _json("unique", params if names is None else [params.get(name) for name in names])
+    return text.decode() if len(text) <= MAX_UNIQUE else hashlib.sha256(text).hexdigest()
 
 
 def throttle_key(key: str, period: int, now: int) -> str:

@@ -79,7 +79,12 @@ class PushBody(Struct, forbid_unknown_fields=True):
         None
     )
     max_wait: Annotated[float, about("Seconds after the first call, with `debounce`", ge=0)] | None = None
-    merge: Annotated[Literal["last", "list"], about("The params of the last call, or joined lists")] | None = None
+    merge: (
+        Annotated[
+            Literal["last", "list", "first"], about("The params of the last call, joined lists, or the first call")
+        ]
+        | None
+    ) = None
     throttle: Annotated[float, about("Seconds of a period in which one call makes a task", gt=0)] | None = None
     key: Annotated[Key, about("What tells the calls of `debounce` or `throttle` apart")] | None = None
     task_id: Annotated[Id, about("An id of your own")] | None = None

@@ -105,8 +105,9 @@ def subscription_of(handler: Handler, on: str | Sequence[str]) -> Subscription:
     names = tuple(check_key("on", name) for name in ([on] if isinstance(on, str) else on))
     if not names:
         raise ValidationError("on: the name of an event, or a list of names, is needed (got none)")
-    if handler.pushed.get("debounce") is not None:
-        raise ValidationError("on, debounce: give one of the two")
+    if (delay := handler.pushed.get("debounce")) is not None:
+        other = "debounce" if delay else "unique_while='pending'"
+        raise ValidationError(f"on, {other}: give one of the two")
     if handler.parent is not None and handler.parent.needed and handler.parent.name != handler.items:
         raise ValidationError(f"on: {handler.name}() needs {handler.parent.name!r}, and an event has no task before it")
     taken = [each.name for each in inspect.signature(handler.function).parameters.values() if _is_param(each, handler)]

@@ -104,6 +104,9 @@ async def main() -> None:
     tq.task(limit=5)  # type: ignore[call-overload]
     tq.task(executor="proces")  # type: ignore[call-overload]
     tq.task(max_snoozes="10")  # type: ignore[call-overload]
+    tq.task(unique=("a", "b"), unique_while="day", on="order.placed")
+    tq.task(unique="a", unique_while="hour")  # type: ignore[call-overload]
+    tq.task(on=5)  # type: ignore[call-overload]
     assert_type(await (await fetch.push(busy=True)).result(), str)
     assert_type(Retry(after=5).after, float | None)
     Retry(60)  # type: ignore[arg-type]

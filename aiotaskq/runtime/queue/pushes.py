@@ -338,16 +338,18 @@ class Pushes:
                 before.setdefault(row.task_id, row)
                 rule, latest = rules[tasks[at].task_id], after.get(row.task_id, row)
                 after[row.task_id] = after_call(latest, tasks[at], rule, now, row.task_id in begun)
-            changes = [Change(row, after[task_id]) for task_id, row in before.items()]
-            held = await self._change(changes, session)
+            changes = [Change(row, new) for task_id, row in before.items() if (new := after[task_id]) is not row]
+            held = await self._change(changes, session) if changes else []
             if session is not None and not all(held):
                 raise TaskConflict("key: its task was changed by another transaction; begin a new one")
             written = {change.after.task_id for change, ok in zip(changes, held, strict=True) if ok}
+            written |= {task_id for task_id, row in before.items() if after[task_id] is row}
             again = []
             for at in conflicts:
                 row = after[stored[at].task_id]
                 if row.task_id in written and row.status is PENDING and row.unique_key is not None:
-                    log.debug("push {}: it waits already, and is changed", named(row))
+                    said = "it waits already" if row is before[row.task_id] else "it waits already, and is changed"
+                    log.debug("push {}: {}", named(row), said)
                     stored[at] = row
                 else:  # the key is free now, or the row has changed since it was read
                     again.append(at)
