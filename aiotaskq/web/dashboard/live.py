@@ -4,8 +4,9 @@ Jinja2 escapes everything that is not markup of a template.
 
 Each answer is short: between two of them an open page holds nothing of the application, and delays no stop of a server.
 An answer says when to ask again. The pause between two renderings grows with the CPU time that the open pages take, so
-that this is a bounded share of a core. In a long pause a tab asks nevertheless: the store is asked for a sign of life,
-so that a page soon says that it is away.
+that this is a bounded share of a core; pages that take much wait longer than others. So does a page that could not be
+read, and until then says why. In a long pause a tab asks nevertheless: the store is asked for a sign of life, so that a
+page soon says that it is away.
 The tabs of one visitor that show the same page share one rendering; another visitor's forms hold another token.
 """
 
@@ -17,7 +18,7 @@ import functools
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -44,12 +45,15 @@ _BLANK = re.compile(r">\s+<(?=/td>)")
 
 INTERVAL = 1.0  # seconds between two renderings of a page
 SHARE = 0.04  # of a core that open pages may take, beside the counts
+UNKNOWN = 1.0  # seconds of CPU time that a page may take of which nothing is known
 ANSWER = 0.002  # seconds of CPU time of an answer, beside the rendering
-LONGEST = 60.0  # seconds between two renderings
+EVEN = 8.0  # seconds up to which all pages have the same pause, and longer only those that take much
+LONGEST = 600.0  # seconds between two renderings
+PAGE_TIMEOUT = 5.0  # seconds of a whole page
 ALIVE = 3.0  # seconds after which the store has to answer something, if there are not too many pages
 SOONEST = 0.1  # seconds until a tab that shares a rendering asks for the next one
 ALLOWED = 30.0  # seconds after which it is asked again which actions a visitor may take
-LATE = 5.0  # seconds by which a tab may ask later than it was told, until its page counts as closed
+LATE = 8.0  # seconds by which a tab may ask later than it was told, until its page counts as closed
 MOST_OPEN = 256  # pages whose rendering is kept
 
 Render = Callable[[Page, View], Awaitable[bytes]]
@@ -79,12 +83,15 @@ class _Open:
 
     parts: list[Part] = field(default_factory=list)
     costs: tuple[float, float] = (0.0, 0.0)
-    """Seconds of CPU time of the last two renderings."""
+    """Seconds of CPU time of the last two renderings; 0 where there was none."""
     answers: int = 1
     """How many were given between the last two renderings: about one for each tab."""
     counted: int = 0
     """How many were given since the last rendering."""
     read_at: int | None = None
+    tried_at: int | None = None
+    problem: Exception | None = None
+    """Why the page could not be read, the last time."""
     open_until: int = 0
     allowed: frozenset[str] = frozenset()
     allowed_until: int = 0
@@ -117,40 +124,52 @@ class Live:
         opened = self._open[key] = self._open.pop(key)  # to the end
         self._expect(opened, LATE)
         self._forget()
-        async with opened.rendering:
-            if self._left(opened) > 0:
-                if self._age(opened) >= self._alive:
-                    await replace(view, update=True).keep("alive", view.tq.queue.backend.ping, INTERVAL)
-            else:
-                if self._clock.ticks() >= opened.allowed_until:
-                    opened.allowed = await allowed()
-                    opened.allowed_until = self._clock.ticks() + round(ALLOWED * SECOND)
-                await self._read(opened, page, replace(view, allowed=opened.allowed, update=True))
         opened.counted += 1
-        again = max(SOONEST, min(self._left(opened), self._alive))
-        self._expect(opened, again + LATE)
+        try:
+            async with opened.rendering:
+                if self._left(opened) <= 0:
+                    await self._read(opened, page, replace(view, update=True), allowed)
+                elif opened.problem is not None:
+                    raise opened.problem.with_traceback(None)
+                elif self._since(opened.tried_at) >= self._alive:
+                    async with asyncio.timeout(PAGE_TIMEOUT):
+                        await replace(view, update=True).keep("alive", view.tq.queue.backend.ping, INTERVAL)
+        finally:
+            again = max(SOONEST, min(self._left(opened), self._alive))
+            self._expect(opened, again + LATE)
         parts = [part for part in opened.parts if part.digest not in known]
-        return Update(parts, self._age(opened), again)
+        return Update(parts, self._since(opened.read_at), again)
 
-    async def _read(self, opened: _Open, page: Page, view: View) -> None:
-        read_at = self._clock.ticks()
-        with self._meter.measured() as spent:
-            text = await self._render(page, view)
+    async def _read(
+        self, opened: _Open, page: Page, view: View, allowed: Callable[[], Awaitable[frozenset[str]]]
+    ) -> None:
+        opened.tried_at, opened.problem = self._clock.ticks(), None
+        opened.answers, opened.counted = opened.counted, 0
+        try:
+            with self._meter.measured(min(opened.costs)) as spent:
+                async with asyncio.timeout(PAGE_TIMEOUT):
+                    if opened.tried_at >= opened.allowed_until:
+                        opened.allowed = await allowed()
+                        opened.allowed_until = self._clock.ticks() + round(ALLOWED * SECOND)
+                    text = await self._render(page, replace(view, allowed=opened.allowed))
+        except Exception as error:
+            opened.problem = error
+            raise
+        finally:
+            opened.costs = opened.costs[1], min(spent.seconds, self._since(opened.tried_at))
         opened.parts = [Part(name, _digest(name, markup), markup) for name, markup in live_parts(text)]
-        opened.read_at, opened.answers, opened.counted = read_at, max(1, opened.counted), 0
-        wall = (self._clock.ticks() - read_at) / SECOND
-        opened.costs = opened.costs[1], min(spent.seconds, wall)
+        opened.read_at = opened.tried_at
 
     def _left(self, opened: _Open) -> float:
         """Return the seconds until the next rendering of a page."""
-        if opened.read_at is None:
+        if opened.read_at is None and opened.problem is None:
             return 0.0
-        return pause_of(sum(each.cost for each in self._open.values())) - self._age(opened)
+        return pause_of(opened.cost, [each.cost for each in self._open.values()]) - self._since(opened.tried_at)
 
-    def _age(self, opened: _Open) -> float:
-        """Return for how many seconds a page was not read."""
-        assert opened.read_at is not None
-        return (self._clock.ticks() - opened.read_at) / SECOND
+    def _since(self, ticks: int | None) -> float:
+        """Return the seconds since then."""
+        assert ticks is not None
+        return (self._clock.ticks() - ticks) / SECOND
 
     @property
     def _alive(self) -> float:
@@ -172,7 +191,9 @@ class Live:
 class Spent:
     """CPU time of one thing that was measured, in seconds."""
 
-    seconds = 0.0
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.seconds = 0.0
 
 
 class CpuMeter:
@@ -184,9 +205,13 @@ class CpuMeter:
         self._running: set[Spent] = set()
 
     @contextlib.contextmanager
-    def measured(self) -> Iterator[Spent]:
-        """Add what is spent within to what this yields."""
-        spent = Spent()
+    def measured(self, expected: float) -> Iterator[Spent]:
+        """Add what is spent within to what this yields.
+
+        What runs at the same time is shared by what is ``expected`` of each, in seconds: what is expected to take
+        little does not look expensive beside what takes much. 0 is unknown, and counts as much.
+        """
+        spent = Spent(expected or UNKNOWN)
         self._share()
         self._running.add(spent)
         try:
@@ -197,14 +222,23 @@ class CpuMeter:
 
     def _share(self) -> None:
         now = self._clock()
+        weights = sum(each.weight for each in self._running)
         for each in self._running:
-            each.seconds += (now - self._at) / len(self._running)
+            each.seconds += (now - self._at) * each.weight / weights
         self._at = now
 
 
-def pause_of(cost: float) -> float:
-    """Return the seconds between two renderings of a page, by the CPU seconds that one of each open page takes."""
-    return min(LONGEST, max(INTERVAL, cost / SHARE))
+def pause_of(cost: float, costs: Sequence[float]) -> float:
+    """Return the seconds between two renderings of a page that takes ``cost``, beside pages that take ``costs``.
+
+    All are CPU seconds of one rendering; the page itself is among them.
+    """
+    pause = sum(costs) / SHARE
+    if pause > EVEN:
+        part = EVEN * SHARE / len(costs)
+        cheap = sum(each for each in costs if each <= part)
+        pause = EVEN if cost <= part else (sum(costs) - cheap) / (SHARE - cheap / EVEN)
+    return min(LONGEST, max(INTERVAL, pause))
 
 
 def _digest(name: str, markup: str) -> str:

@@ -24,7 +24,7 @@ from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.web.access import is_encrypted, is_same_origin
 from aiotaskq.web.dashboard import session
-from aiotaskq.web.dashboard.live import Live, render
+from aiotaskq.web.dashboard.live import PAGE_TIMEOUT, Live, render
 from aiotaskq.web.dashboard.pages.activity import activity
 from aiotaskq.web.dashboard.pages.events import events
 from aiotaskq.web.dashboard.pages.failures import failures
@@ -121,7 +121,6 @@ THEMES = ("light", "dark")
 UPDATE = "live"
 """The path by which an open page asks for what has changed."""
 READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store cancels it
-PAGE_TIMEOUT = 5.0  # seconds of a whole page
 MAX_SENT = MAX_BODY - 16 * 1024
 """Bytes up to which the login page carries a form along; the fields of the login need the rest of ``MAX_BODY``."""
 _PLAIN = re.compile(r"[!#-\[\]-~]+")  # what a Location may hold: no blank, quote, backslash or control character
@@ -270,8 +269,7 @@ class Dashboard:
         wanted = dict(view.request.query_params)
         page, known = _page(wanted.pop("page", "")), wanted.pop("known", "").split(",")
         view = _with_query(replace(view, show_args=self._policy.show_args), page, list(wanted.items()))
-        async with asyncio.timeout(PAGE_TIMEOUT):
-            update = await self._live.update(page, view, lambda: self._allowed(view), known)
+        update = await self._live.update(page, view, lambda: self._allowed(view), known)
         return reply(msgspec.json.encode(update), media_type=JSON)
 
     # ---- changes ----

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
+from operator import truediv
 from typing import Any
 
 import pytest
@@ -14,24 +16,28 @@ from aiotaskq.backends.read_limit import ReadTooLong
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing import VirtualClock
+from aiotaskq.web.dashboard import live
 from aiotaskq.web.dashboard.live import (
     ALIVE,
     ALLOWED,
     ANSWER,
+    EVEN,
     INTERVAL,
     LATE,
     LONGEST,
     SHARE,
+    UNKNOWN,
     CpuMeter,
     Live,
     Update,
     pause_of,
 )
-from aiotaskq.web.dashboard.site import pages
-from aiotaskq.web.dashboard.view import Shared, View
+from aiotaskq.web.dashboard.view import Page, Shared, View, pages
 from aiotaskq.web.dashboard.words import Words
 from tests.web.dashboard.conftest import Browse
 
+RETRY = 5.0
+"""As in dashboard.js: seconds after which a tab asks again when it was refused."""
 PART = '<div id="{0}" data-live>{1}</div><!--end {0}-->'
 
 
@@ -42,18 +48,26 @@ class Pages:
         self.clock = VirtualClock()
         self.cpu = 0.0
         self.cost = 0.0
+        self.heavy: dict[str, float] = {}
+        """What rendering costs, by names of pages, where it is not ``cost``."""
+        self.error: Exception | None = None
+        """What rendering a heavy page raises."""
         self.parts = {"a": "1", "b": "1"}
         self.views: list[View] = []
         self.asked = 0
+        self.answers = 0
         self.live = Live(self.render, self.clock, lambda: self.cpu)
         request: Any = None  # none of these pages looks at it
         self.view = View(shared=Shared(tq), request=request, words=Words("en", tq.timezone), now=0)
 
-    async def render(self, _page: Any, view: View) -> bytes:
+    async def render(self, page: Page, view: View) -> bytes:
         self.views.append(view)
         await asyncio.sleep(0)
-        self.cpu += self.cost
-        await self.clock.advance(self.cost)
+        cost = self.heavy.get(page.name, self.cost)
+        self.cpu += cost
+        await self.clock.advance(cost)
+        if self.error is not None and page.name in self.heavy:
+            raise self.error
         return "".join(PART.format(name, text) for name, text in self.parts.items()).encode()
 
     async def allowed(self) -> frozenset[str]:
@@ -63,6 +77,23 @@ class Pages:
     async def update(self, known: Iterable[str] = (), visitor: str = "v", page: str = "tasks") -> Update:
         view = replace(self.view, key=visitor)
         return await self.live.update(pages[page], view, self.allowed, list(known))
+
+    async def watch(self, tabs: Iterable[tuple[str, str]], seconds: float) -> dict[tuple[str, str], list[float]]:
+        """Let tabs (page, visitor) ask for so long; return when each page was read, in seconds."""
+        began, again, read = self.clock.ticks(), dict.fromkeys(tabs, 0.0), dict[tuple[str, str], list[float]]()
+        while (now := (self.clock.ticks() - began) / SECOND) < seconds:
+            page, visitor = tab = min(again, key=lambda each: again[each])
+            await self.clock.advance(max(0.0, again[tab] - now))
+            before = len(self.views)
+            try:
+                wait = (await self.update(page=page, visitor=visitor)).again
+            except ReadTooLong:
+                wait = RETRY
+            now = (self.clock.ticks() - began) / SECOND
+            again[tab] = now + wait
+            read.setdefault(tab, []).extend([now] * (len(self.views) - before))
+            self.answers += 1
+        return read
 
 
 @pytest.fixture
@@ -101,19 +132,13 @@ async def test_tabs_of_one_visitor_share_a_rendering_and_learn_its_age(some: Pag
 async def test_open_pages_take_a_share_of_a_core_together_and_waiting_counts_for_nothing(some: Pages) -> None:
     some.cost = 0.01
     names = ["tasks", "queues", "workers", "activity", "types", "limits"]
-    again, answers = {(name, tab): 0.0 for name in names for tab in (1, 2)}, 0
     for _ in range(2):  # the first rendering of a page does not count: it may load what later ones have
-        for name, _ in again:
+        for name in names:
             await some.update(page=name)
         await some.clock.advance(INTERVAL)
-    rendered, began = len(some.views), some.clock.ticks()
-    while (now := (some.clock.ticks() - began) / SECOND) < 60:
-        name, tab = min(again, key=lambda each: again[each])
-        await some.clock.advance(max(0.0, again[name, tab] - now))
-        told = (await some.update(page=name)).again
-        again[name, tab] = (some.clock.ticks() - began) / SECOND + told
-        answers += 1
-    spent = (len(some.views) - rendered) * some.cost + answers * ANSWER
+    rendered, tabs = len(some.views), [(name, "v") for name in names]
+    await some.watch(tabs, 60)
+    spent = (len(some.views) - rendered) * some.cost + some.answers * ANSWER
     assert spent == pytest.approx(60 * SHARE, rel=0.1)
     await some.clock.advance(LONGEST + LATE)  # all are closed
     assert (await some.update()).again <= INTERVAL
@@ -162,17 +187,66 @@ async def test_what_a_visitor_may_do_is_asked_now_and_then(some: Pages) -> None:
     assert some.asked == 2
 
 
-@pytest.mark.parametrize(("cost", "pause"), [(0.0, INTERVAL), (0.04, INTERVAL), (0.4, 10.0), (9.0, LONGEST)])
-def test_the_pause_grows_with_the_cost(cost: float, pause: float) -> None:
-    assert pause_of(cost) == pytest.approx(pause)
+@pytest.mark.parametrize("error", [None, ReadTooLong("cut")])
+async def test_slow_pages_take_their_share_and_leave_others_theirs(some: Pages, error: Exception | None) -> None:
+    some.cost, some.heavy, some.error = 0.01, {"limits": 1.0}, error
+    light = [("tasks", "a"), ("queues", "b")]
+    tabs = [*light, *(("limits", f"{number}") for number in range(10))]
+    await some.watch(tabs, 20)
+    began, cpu, some.answers = some.clock.ticks(), some.cpu, 0
+    read = await some.watch(tabs, 900)
+    seconds = (some.clock.ticks() - began) / SECOND
+    assert SHARE * 0.8 < (some.cpu - cpu + some.answers * ANSWER) / seconds < SHARE * 1.1
+    gaps = {tab: [after - before for before, after in pairwise(read[tab])] for tab in tabs}
+    assert all(EVEN - 1 <= gap < 10 for tab in light for gap in gaps[tab])
+    assert all(250 < gaps[tab][-1] < 350 for tab in tabs if tab not in light)
+
+
+async def test_a_page_that_cannot_be_read_says_so_until_it_is_read_again(some: Pages) -> None:
+    some.heavy, some.error = {"tasks": 2.0}, ReadTooLong("cut")
+    for _ in range(2):
+        with pytest.raises(ReadTooLong):
+            await some.update()
+        await some.clock.advance(INTERVAL)
+    with pytest.raises(ReadTooLong):
+        await some.update()
+    assert len(some.views) == 2
+    some.error = None
+    await some.watch([("tasks", "v")], 60)
+    assert len(some.views) == 3 and (await some.update()).parts
+
+
+async def test_a_page_that_takes_too_long_is_cut(some: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PAGE_TIMEOUT", 0.0)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await some.update()
+    assert len(some.views) == 1
+
+
+PAUSES: list[tuple[list[float], list[float]]] = [
+    ([0.0], [INTERVAL]),
+    ([0.04], [INTERVAL]),
+    ([0.01, 0.1, 0.13], [6.0, 6.0, 6.0]),
+    ([0.01, 0.01, 1.0], [EVEN, EVEN, 1 / (SHARE - 0.02 / EVEN)]),
+    ([1.0, 2.0], [75.0, 75.0]),
+    ([99.0], [LONGEST]),
+]
+
+
+@pytest.mark.parametrize(("costs", "pauses"), PAUSES)
+def test_the_pause_grows_with_the_cost(costs: list[float], pauses: list[float]) -> None:
+    found = [pause_of(each, costs) for each in costs]
+    assert found == pytest.approx(pauses)
+    assert LONGEST in found or sum(map(truediv, costs, found)) <= SHARE * 1.001
 
 
 def test_cpu_time_is_shared_by_what_runs_at_the_same_time() -> None:
     times = iter([10.0, 11.0, 15.0, 16.0])
     meter = CpuMeter(lambda: next(times))
-    with meter.measured() as one, meter.measured() as other:
+    with meter.measured(UNKNOWN / 3) as one, meter.measured(0.0) as other:
         pass
-    assert (one.seconds, other.seconds) == (1.0 + 2.0 + 1.0, 2.0)
+    assert (one.seconds, other.seconds) == (1.0 + 1.0 + 1.0, 3.0)
 
 
 AWAY = (
@@ -190,11 +264,14 @@ async def test_an_update_says_in_the_language_of_the_page_why_the_store_was_not_
     async def away(*_: Any, **__: Any) -> Any:
         raise error
 
+    monkeypatch.setattr(live, "INTERVAL", 0.0)
+    monkeypatch.setattr(live, "SHARE", 10**9)
     assert (await browse.get("live?page=queues")).status_code == 200
+    stats = TaskQ.stats
     monkeypatch.setattr(TaskQ, "stats", away)
     for language, says in [("en", english), ("zh-CN", chinese)]:
         answer = await browse.get("live?page=queues&like=x", headers={"Accept-Language": language})
         assert answer.status_code == 503 and answer.json()["detail"].startswith(says)
-    monkeypatch.undo()
+    monkeypatch.setattr(TaskQ, "stats", stats)
     assert (await browse.get("live?page=queues&like=x")).status_code == 200
     assert (await browse.get("live?page=nowhere")).status_code == 404
