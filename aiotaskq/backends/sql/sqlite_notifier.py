@@ -165,7 +165,10 @@ class FileWatch(Notifier):
 
 
 def send_signal(path: str) -> None:
-    """Make the ``Signals`` of a file readable, in all processes of this host: open it, and close it unchanged."""
+    """Make the ``Signals`` of a file readable, in all processes of this host: open it, and close it unchanged.
+
+    Only for the log: closing a file releases what locks this process has on it (fcntl(2)), and SQLite has none there.
+    """
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
