@@ -70,7 +70,8 @@ class Child:
 def words_of(options: Struct, *, without: str = "") -> list[str]:
     """Return the options of a command line for the fields that are set, but for one."""
     found = {f"--{name.replace('_', '-')}": value for name, value in asdict(options).items() if name != without}
-    return [flag if value is True else f"{flag}={value}" for flag, value in found.items() if value not in (None, False)]
+    given = {flag: value for flag, value in found.items() if value is not None and value is not False}  # 0 is given
+    return [flag if value is True else f"{flag}={value}" for flag, value in given.items()]
 
 
 class Supervisor:

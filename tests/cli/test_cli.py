@@ -74,7 +74,7 @@ def test_help_and_version(cli: Cli) -> None:
 
 VERBS = {
     "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "mcp": (), "check": (), "doctor": (),
-    "audit": (), "docs": (), "bench": (), "completion": (), "history": (), "failures": (),
+    "audit": (), "docs": (), "bench": (), "completion": (), "history": (), "failures": (), "scale": (),
     "tasks": ("push", "list", "get", "steps", "edit", "retry", "rerun", "run-now", "cancel", "delete", "log"),
     "workers": ("list", "get", "quiet", "wake", "resize"),
     "schedules": (

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from aiotaskq.backends.listeners import ENDED, NOTED, READY, TAKEN, Listeners
 from aiotaskq.backends.sql.connections import Notifier
 from aiotaskq.backends.sql.sqlite_file import SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
-from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
+from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive, running_loop_or_none
 
 INTERVAL: Final = 0.02
 """Seconds between two polls, where the system has no signals on files.
@@ -48,9 +49,11 @@ class FileWatch(Notifier):
         """Watch a file, given as SQLAlchemy's URLs have it: a path, or a ``file:`` URI of SQLite's own."""
         self._uri = database if database.startswith("file:") else f"{Path(database).absolute().as_uri()}?mode=rw"
         self._path = SqliteFile(database)
-        self._log = log = f"{self._path.path}-wal"
+        self._log = f"{self._path.path}-wal"
         self._listeners = listeners
-        listeners.forward = lambda _kind, _names: send_signal(log)
+        listeners.forward = self._forward
+        self._next = 0.0  # the time of the loop from which on the next signal is sent at once
+        self._unsent = False
         self._bound = LoopBound()
         self._connection: sqlite3.Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -78,11 +81,30 @@ class FileWatch(Notifier):
 
     async def stop(self) -> None:
         """Stop polling, and close the file."""
+        self._send_late()
         if not self._bound.inherited:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = None
             self._close()
+
+    def _forward(self, _kind: str, _names: Sequence[str]) -> None:
+        """Send a signal, or soon one for all hints of the next moment: each wakes every process, this one, too."""
+        loop = running_loop_or_none()
+        if loop is not None and (left := self._next - loop.time()) > 0:
+            if not self._unsent:
+                self._unsent = True
+                loop.call_later(left, self._send_late)
+            return
+        self._unsent = False
+        if loop is not None:
+            self._next = loop.time() + QUIET
+        send_signal(self._log)
+
+    def _send_late(self) -> None:
+        if self._unsent:
+            self._unsent = False
+            send_signal(self._log)
 
     def writing(self) -> None:
         """Note that a transaction of this process has the lock: changes up to now are of other processes."""

@@ -75,6 +75,21 @@ async def test_a_commit_of_another_process_is_noticed_without_a_poll(
     assert heard > 10  # on a busy machine some come later
 
 
+async def test_hints_of_one_moment_share_a_signal(sqlite: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(sqlite_watch, "send_signal", sent.append)
+    for _ in range(50):
+        sqlite.backend.listeners.notify(READY)
+    assert len(sent) == 1
+    async with asyncio.timeout(within(1)):
+        while len(sent) < 2:  # of those after the first
+            await asyncio.sleep(0.001)
+    sqlite.backend.listeners.notify(READY)
+    sqlite.backend.listeners.notify(READY)
+    await sqlite.backend.close()
+    assert len(sent) == 4  # nothing is left unsent
+
+
 async def test_polls_notice_what_the_system_does_not_tell(sqlite: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(path: str) -> None:
         raise OSError(f"no more watches for {path}")
