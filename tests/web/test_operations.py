@@ -176,7 +176,7 @@ async def test_wrong_parameters_are_named_first(ask: Ask) -> None:
     assert (await ask.get("history?since=2h")).json()["detail"] == f"since: '2h' {time}"
     for body, said in (
         ({"type": "a", "at": "2026-03-28T12:00"}, f"at: '2026-03-28T12:00' {time}"),
-        ({"type": "a", "merge": "newest"}, "merge: 'newest' is unknown; use last, list, first"),
+        ({"type": "a", "merge": "newest"}, "merge: 'newest' is unknown; use first, last, list"),
         ({"type": "a", "priority": "1"}, "priority: Expected `int | null`, got `str`"),
         ([], "Expected `object`, got `array`"),
     ):
