@@ -26,7 +26,8 @@ from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import new_task
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
-from aiotaskq.integrations.prometheus import COUNTED, Metrics, start_http_server
+from aiotaskq.integrations.measures import COUNTED
+from aiotaskq.integrations.prometheus import Metrics, start_http_server
 from tests.support import nursery
 from tests.support.logs import logged
 from tests.support.machine import VARIABLE, within
@@ -38,7 +39,7 @@ import threading, time
 from pathlib import Path
 from aiotaskq import TaskQ, current_task
 from tests.support.machine import within
-from aiotaskq.integrations.prometheus import COUNTED, Metrics
+from aiotaskq.integrations.prometheus import Metrics
 
 tq = TaskQ("sqlite:///app.db", poll_interval=0.05)
 metrics = Metrics(tq, port=0, sample_interval=0.1)
@@ -336,9 +337,9 @@ async def test_the_counters_of_registered_handlers_begin_at_zero() -> None:
     assert ("tasks_failed_total", "mail", "send") not in read(registry)
     async with tq, metrics.sampling():
         found = read(registry)
-        for name in (*COUNTED, "schedules_disabled", "slots_exhausted"):
-            full = f"tasks_{name}_total" if name in COUNTED else f"{name}_total"
-            assert found[full, "mail", "send"] == 0, full
+        assert {"tasks.failed", "schedules.disabled", "slots.exhausted"} < set(COUNTED)
+        for name in COUNTED:
+            assert found[f"{name.replace('.', '_')}_total", "mail", "send"] == 0, name
 
 
 async def test_late_threads_are_gauged_until_they_end() -> None:  # D14
