@@ -155,7 +155,7 @@ REQUIREMENTS = {
     "metrics": ("prometheus-client>=0.22,<1",),
     "crypto": ("cryptography>=42,<51",),
     "zstd": ("backports.zstd>=1,<2; python_version < '3.14'",),
-    "otel": ("opentelemetry-api>=1.28,<2",),
+    "otel": ("opentelemetry-api>=1.30,<2",),
     "calendars": ("holidays>=0.80,<1",),
     "mcp": ("mcp>=2.3,<3",),
     "django": ("django>=5.2,<7", "django-tasks>=0.12,<0.13; python_version < '3.12'"),

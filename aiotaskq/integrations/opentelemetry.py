@@ -1,15 +1,18 @@
-"""Traces for OpenTelemetry: a span around each push and each run, and the push's context in the run."""
+"""Traces and metrics for OpenTelemetry: a span around each push and each run, and the metrics of Prometheus."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.errors import missing
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError
+from aiotaskq.integrations.measures import BUCKETS, TABLE, Measures, Metric, Values
 from aiotaskq.log import printable
 from aiotaskq.runtime.context import SnoozeRequested
 from aiotaskq.runtime.hooks import HookCall
@@ -19,12 +22,32 @@ if TYPE_CHECKING:
 
 try:
     from opentelemetry.context import Context
+    from opentelemetry.metrics import Meter, MeterProvider, Observation, get_meter
     from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider, get_current_span, get_tracer
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError:
     raise missing("opentelemetry-api", "otel") from None
 
 W3C = TraceContextTextMapPropagator()  # without baggage, which may hold data that must not be stored
+SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
+"""The version of the semantic conventions."""
+OPERATIONS = {"push": "send", "run": "process"}
+"""The types of the operations of messaging, by their names."""
+ATTRIBUTES = {"queue": "messaging.destination.name"}
+"""The attributes of the labels of metrics that are not ``aiotaskq.`` and the label."""
+PUSH = Metric(
+    "push", "How long a push takes.", "histogram", ("queue",), "s", "messaging.client.operation.duration", "push"
+)
+"""Not in the table, since middleware of pushes makes those into memory slower; the conventions require it."""
+
+
+def _operation(name: str) -> dict[str, Any]:
+    """Return the attributes of an operation of messaging, on its spans and metrics."""
+    return {
+        "messaging.system": "aiotaskq",
+        "messaging.operation.name": name,
+        "messaging.operation.type": OPERATIONS[name],
+    }
 
 
 class Tracing:
@@ -59,7 +82,7 @@ class Tracing:
             raise ValidationError(f"relation: {relation!r} is not one of child, link")
         self._linked = relation == "link"
         self._record = record_exceptions
-        start = get_tracer("aiotaskq", tracer_provider=tracer_provider).start_as_current_span
+        start = get_tracer("aiotaskq", tracer_provider=tracer_provider, schema_url=SCHEMA).start_as_current_span
         self._span = functools.partial(start, record_exception=False, set_status_on_exception=False)
         self._spans: dict[tuple[str, int], Span] = {}  # of the current runs
         tq.middleware(self)
@@ -71,7 +94,7 @@ class Tracing:
             return await call_next(tasks)
         types = {task.type for task in tasks}
         queues = {task.queue for task in tasks}
-        attributes: dict[str, Any] = {"messaging.system": "aiotaskq", "messaging.operation.type": "send"}
+        attributes = _operation("push")
         if len(queues) == 1:
             attributes["messaging.destination.name"] = printable(queues.pop())
         if len(tasks) == 1:
@@ -99,9 +122,7 @@ class Tracing:
         links: list[Link] = []
         if self._linked and (pushed := get_current_span(context).get_span_context()).is_valid:
             links, context = [Link(pushed)], Context()
-        attributes: dict[str, Any] = {
-            "messaging.system": "aiotaskq",
-            "messaging.operation.type": "process",
+        attributes = _operation("run") | {
             "messaging.destination.name": printable(task.queue),
             "messaging.message.id": printable(task.task_id),
             "aiotaskq.type": printable(task.type),
@@ -138,3 +159,101 @@ class Tracing:
         if span is not None:
             span.set_attribute("error.type", "TimeoutError")
             span.set_status(StatusCode.ERROR, "TimeoutError")
+
+
+class Metrics(Measures):
+    """The metrics of one TaskQ: ``Metrics(tq)``, made before its workers start: those that Prometheus has.
+
+    Names and attributes follow OpenTelemetry's semantic conventions for messaging; what these do not have begins with
+    ``aiotaskq.``. Types, queues and limits are bounded as in ``prometheus.Metrics``. Never ids, params or the texts of
+    errors; ``limits=0`` shows no key of a limit.
+    """
+
+    def __init__(
+        self,
+        tq: TaskQ | aiotaskq.sync.TaskQ,
+        meter_provider: MeterProvider | None = None,
+        *,
+        queues: Collection[str] = (),
+        sample_interval: float | timedelta = 15.0,
+        buckets: Iterable[float] = BUCKETS,
+        limit: int = 200,
+        limits: int = 10,
+    ) -> None:
+        """Attach to a TaskQ, the awaited or the blocking one.
+
+        Args:
+            meter_provider: default the global one; without an SDK nothing is recorded.
+            queues: names of queues beside those of the registered handlers, and "default".
+            sample_interval: seconds between two counts of the store's rows, while workers run.
+            buckets: upper bounds of the histograms, in seconds, unless a view of the SDK sets others.
+            limit: number of pairs of type and queue with attributes of their own.
+            limits: number of limits, rates and fair shares with values of their own: those at which most tasks wait.
+
+        Raises:
+            ValidationError: for a wrong value, or a second Metrics of the same TaskQ.
+        """
+        super().__init__(tq, queues, sample_interval, limit, limits)
+        tq.resource(self._while_workers_run)
+        self._sampled: dict[str, Values] = {}
+        self._known: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+        self._table = {metric.name: metric for metric in (*TABLE, PUSH)}
+        meter = get_meter("aiotaskq", meter_provider=meter_provider, schema_url=SCHEMA)
+        self._instruments = {each.name: self._instrument(meter, each, tuple(buckets)) for each in self._table.values()}
+        self._listen(tq.on)
+        tq.middleware(self)
+
+    def _instrument(self, meter: Meter, metric: Metric, buckets: Sequence[float]) -> Any:
+        name = metric.convention or f"aiotaskq.{metric.name}"
+        if metric.kind == "counter":
+            return meter.create_counter(name, metric.unit, metric.text)
+        if metric.kind == "histogram":
+            return meter.create_histogram(name, metric.unit, metric.text, explicit_bucket_boundaries_advisory=buckets)
+        return meter.create_observable_gauge(
+            name, [functools.partial(self._observed, metric.name)], metric.unit, metric.text
+        )
+
+    def _observed(self, name: str, _options: object) -> list[Observation]:
+        values = self._readings()[name] if self._table[name].kind == "reading" else self._sampled.get(name, {})
+        return [Observation(value, self._attributes(name, labels)) for labels, value in values.items()]
+
+    def _attributes(self, name: str, labels: tuple[str, ...], error: str | None = None) -> dict[str, Any]:
+        found = self._known.get((name, labels))
+        if found is None:
+            metric = self._table[name]
+            found = _operation(metric.operation) if metric.operation else {}
+            for label, value in zip(metric.labels, labels, strict=False):
+                found[ATTRIBUTES.get(label, f"aiotaskq.{label}")] = str(value)
+            self._known[name, labels] = found
+        return found if error is None else {**found, "error.type": error}
+
+    def _add(self, name: str, labels: tuple[str, ...], amount: float = 1) -> None:
+        self._instruments[name].add(amount, self._attributes(name, labels))
+
+    def _observe(self, name: str, labels: tuple[str, ...], seconds: float, error: str | None = None) -> None:
+        self._instruments[name].record(seconds, self._attributes(name, labels, error))
+
+    def _set(self, name: str, values: Values) -> None:
+        self._sampled[name] = {**self._sampled.get(name, {}), **values}
+
+    async def push(self, tasks: list[Task], call_next: Callable[[list[Task]], Awaitable[list[Task]]]) -> list[Task]:
+        """Wrap a push: it is measured, and the tasks of one that fails are counted with its error."""
+        if not tasks:
+            return await call_next(tasks)
+        queues = {self._labels.queue(task.queue) for task in tasks}
+        clock = self._tq().queue.clock
+        start = clock.ticks()
+        error: str | None = None
+        try:
+            return await call_next(tasks)
+        except BaseException as raised:
+            error = type(raised).__name__
+            for labels, count in Counter(map(self._labels.of, tasks)).items():
+                self._instruments["tasks.pushed"].add(count, self._attributes("tasks.pushed", labels, error))
+            raise
+        finally:
+            self._observe("push", tuple(queues) if len(queues) == 1 else (), (clock.ticks() - start) / SECOND, error)
+
+    async def _while_workers_run(self) -> AsyncIterator[Metrics]:
+        async with self.sampling():
+            yield self

@@ -98,6 +98,7 @@ async def test_a_run_continues_the_trace_of_its_push_in_every_retry_and_thread(u
 
     assert dict(again.attributes or {}) == {
         "messaging.system": "aiotaskq",
+        "messaging.operation.name": "run",
         "messaging.operation.type": "process",
         "messaging.destination.name": "mail",
         "messaging.message.id": first.task_id,
@@ -106,6 +107,7 @@ async def test_a_run_continues_the_trace_of_its_push_in_every_retry_and_thread(u
     }
     assert dict(push.attributes or {}) == {
         "messaging.system": "aiotaskq",
+        "messaging.operation.name": "push",
         "messaging.operation.type": "send",
         "messaging.destination.name": "mail",
         "messaging.message.id": first.task_id,

@@ -458,7 +458,7 @@ def test_refusals_name_what_is_wrong() -> None:
     without = "import sys; sys.modules['{}'] = None\nimport aiotaskq.integrations.{}"
     for library, door, wanted in (
         ("prometheus_client", "prometheus", "'prometheus-client>=0.22,<1'"),
-        ("opentelemetry", "opentelemetry", "'opentelemetry-api>=1.28,<2'"),
+        ("opentelemetry", "opentelemetry", "'opentelemetry-api>=1.30,<2'"),
     ):
         code = without.format(library, door)
         run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=within(60))
