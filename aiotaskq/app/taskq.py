@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from msgspec.structs import replace
-
 from aiotaskq.app.groups import OWN, Calls, GroupHandle, Workflow, check_call, check_callbacks, group
 from aiotaskq.app.handle import BlockingPush, MakesCalls, PushOptions, R, T, TaskCall, TaskHandle
 from aiotaskq.app.internal import Internal
@@ -27,7 +25,7 @@ from aiotaskq.core.errors import MAX_ID, check_bool, check_key, check_params, ch
 from aiotaskq.core.foreign_names import checks_options
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.masking import mask
-from aiotaskq.core.plan import plan
+from aiotaskq.core.plan import as_pushed, plan
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, ValidationError
 from aiotaskq.runtime.params import fitted
@@ -396,7 +394,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
 
         async def push(tasks: Sequence[Task]) -> list[Task]:
             nonlocal created
-            created = await self.queue.groups.push(replace(made, tasks=tuple(tasks)), session)
+            created = await self.queue.groups.push(as_pushed(made, tasks), session)
             return [task if created else task.replace() for task in tasks]
 
         await self._wrapped(push)(list(made.tasks))

@@ -41,15 +41,15 @@ def step_row(new: NewStep, text: str) -> SideRow:
     """Return the row of a step, whose text is stored so."""
     step = new.step
     name = f"{new.seq} {step.kind} {step.number} {step.name}"
-    return SideRow(name, f"{step.n} {step.at} {step.version} {text}", None, new.task_id)
+    return SideRow(name, f"{step.n} {step.at} {step.version} {step.span or '-'} {text}", None, new.task_id)
 
 
 def to_step(row: SideRow) -> tuple[int, Step]:
     """Return the push stamp and the step of a row, its text as it is stored."""
     seq, kind, number, name = row.name.split(" ", 3)
-    n, at, version, text = row.text.split(" ", 3)
+    n, at, version, span, text = row.text.split(" ", 4)
     place = {"number": int(number), "n": int(n), "at": int(at), "version": int(version)}
-    return int(seq), Step(kind=kind, name=name, text=text, **place)  # type: ignore[arg-type]
+    return int(seq), Step(kind=kind, name=name, text=text, span=span.strip("-"), **place)  # type: ignore[arg-type]
 
 
 def event_row(event: EventValue) -> SideRow:
@@ -428,7 +428,7 @@ class Steps:
         Return how many were written, and which cannot be decoded and stay. Raises NotSupported where there is no codec.
         """
         return await self._recode(
-            STEP, 3, lambda tx: tx.side.of(STEP, ids), lambda row: f"{row.owner} {to_step(row)[1].label}"
+            STEP, 4, lambda tx: tx.side.of(STEP, ids), lambda row: f"{row.owner} {to_step(row)[1].label}"
         )
 
     async def recode_events(self, keys: Sequence[str]) -> tuple[int, list[str]]:

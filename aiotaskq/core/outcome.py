@@ -20,7 +20,7 @@ from aiotaskq.core.masking import Redacted
 from aiotaskq.core.parking import has_budget, parked, regated
 from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING, Status
 from aiotaskq.core.steps import Suspension
-from aiotaskq.core.task import SECOND, Attempt, Task, run_options
+from aiotaskq.core.task import SECOND, SPAN, Attempt, Task, run_options
 from aiotaskq.core.worker_info import WorkerInfo
 
 
@@ -91,6 +91,8 @@ class Completed(Redacted, frozen=True, gc=False):
 
     # Not tracked by the garbage collector: hundreds of outcomes wait to be written, and would set it off each time.
     result: Any = None
+    span: str | None = None
+    """The span of the run, as ``traceparent``, where it is kept for others that wait for the task."""
 
 
 class Failed(Redacted, frozen=True):
@@ -106,6 +108,8 @@ class Failed(Redacted, frozen=True):
     """The exception, for the log only."""
     told: str | None = None
     """What the log says instead of the part of ``error`` before its first colon: a text without params and values."""
+    span: str | None = None
+    """As of ``Completed``."""
 
 
 class TimedOut(msgspec.Struct, frozen=True):
@@ -114,6 +118,8 @@ class TimedOut(msgspec.Struct, frozen=True):
     seconds: float
     backoff: Backoff = Backoff()
     chance: float = 0.5
+    span: str | None = None
+    """As of ``Completed``."""
 
 
 class Released(msgspec.Struct, frozen=True):
@@ -218,6 +224,8 @@ def settle(task: Task, outcome: Outcome, now: int, version: str | None = None) -
     ``version`` is that of the application whose worker ran the task, where that is known: its attempt keeps it.
     Raises IllegalTransition if the task's status does not allow the outcome.
     """
+    if (span := getattr(outcome, "span", None)) is not None:
+        task = replace(task, extra={**task.extra, SPAN: span})
     if isinstance(outcome, Completed) and task.status is RUNNING:  # nearly every outcome: the rest takes longer
         return _end(task, COMPLETED, now, task.error_message, outcome.result)
     kind = type(outcome)

@@ -21,7 +21,7 @@ from aiotaskq.core.groups import (
 )
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.parking import with_budgets
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, Task, trace_of
 from aiotaskq.core.usage import Usage
 
 
@@ -156,6 +156,19 @@ def _entries(node: Node) -> list[str]:
 
 def _id(node: Node) -> str:
     return node.what.group_id if isinstance(node.what, Outline) else node.what.task_id
+
+
+def as_pushed(plan: Plan, tasks: Sequence[Task]) -> Plan:
+    """Return the plan with its tasks as middleware has made them; its callbacks belong to their trace."""
+    extra = trace_of(tasks[0]) if tasks else {}
+    if not extra:
+        return replace(plan, tasks=tuple(tasks))
+
+    def traced(task: Task | None) -> Task | None:
+        return None if task is None else task.replace(extra={**task.extra, **extra})
+
+    groups = [replace(each, then=traced(each.then), on_failure=traced(each.on_failure)) for each in plan.groups]
+    return replace(plan, groups=tuple(groups), tasks=tuple(tasks))
 
 
 def in_group(task: Task, group_id: str, task_id: str, now: int, budgets: Sequence[str] = ()) -> Task:

@@ -45,6 +45,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """When it was written, in microseconds UTC."""
     version: int = 1
     """That of the handler which made it: every later run of the task has the same code."""
+    span: str = ""
+    """The span of the run that made it, as W3C's ``traceparent``; empty without tracing."""
     undecodable: str | None = None
     """The type of the error of its codec, where it could not be decoded: the text is as it is stored then."""
 
@@ -70,10 +72,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def label(self) -> str:
         """The name, and for a later one of the same name its number: ``charge#2``."""
-        return self.name if self.number == 1 else f"{self.name}#{self.number}"
+        return step_label(self.name, self.number)
 
     def __repr__(self) -> str:
         return f"<Step {self.kind} {self.label}>"
+
+
+def step_label(name: str, number: int) -> str:
+    """Return the label of the step of this name and number."""
+    return name if number == 1 else f"{name}#{number}"
 
 
 class NewStep(msgspec.Struct, frozen=True):

@@ -23,6 +23,10 @@ from aiotaskq.core.status import FINAL, PENDING, Status, StatusName
 from aiotaskq.core.worker_info import read_owner
 
 SECOND = 1_000_000  # microseconds
+TRACE = ("traceparent", "tracestate")
+"""The keys in a task's ``extra`` of the span that has pushed it: https://www.w3.org/TR/trace-context/."""
+SPAN = "span"
+"""The key in a task's ``extra`` of the span of its last run, as ``traceparent``, where others have waited for it."""
 
 
 class Attempt(Redacted, frozen=True, kw_only=True, omit_defaults=True):
@@ -317,6 +321,11 @@ _CONTENT = ("type", "params", "retry_count", "scheduler_task_id", "extra", *RUN_
 def same_content(a: Task, b: Task) -> bool:
     """Whether a push of ``b`` would change nothing about ``a``."""
     return all(getattr(a, name) == getattr(b, name) for name in _CONTENT)
+
+
+def trace_of(task: Task) -> dict[str, Any]:
+    """Return what a task's ``extra`` has of the span that has pushed it."""
+    return {key: value for key, value in task.extra.items() if key in TRACE}
 
 
 def same_push(row: Task, task: Task) -> bool:

@@ -136,13 +136,7 @@ class Measures(ABC):
         limits: int,
     ) -> None:
         """Check the arguments, as of ``prometheus.Metrics``; ``attach`` begins. Raises ValidationError."""
-        self._tq: Callable[[], TaskQ]
-        if isinstance(tq, TaskQ):
-            self._tq = lambda: tq
-        else:  # it may replace its awaited twin by one with the same handlers and listeners
-            from aiotaskq.sync.bridge import reach_of  # imported already; for others it would turn on log lines
-
-            self._tq = reach_of(tq)
+        self._tq = way_to(tq)
         self._labels = _Labels(self._tq, [check_key("queues", name, 100) for name in queues], check_int("limit", limit))
         self._interval = check_seconds("sample_interval", sample_interval, zero=False)
         self._usages: set[str] = set()
@@ -282,6 +276,17 @@ class Measures(ABC):
         self._set("oldest_ready", {(): stats.oldest_age or 0.0})
         self._set("tasks", counts)
         return self._interval
+
+
+def way_to(tq: TaskQ | aiotaskq.sync.TaskQ) -> Callable[[], TaskQ]:
+    """Return the way to the awaited TaskQ."""
+    if isinstance(tq, TaskQ):
+        return lambda: tq
+    # It may replace its awaited twin by one with the same handlers and listeners.
+    from aiotaskq.sync.bridge import reach_of  # imported already; for others it would turn on log lines
+
+    found: Callable[[], TaskQ] = reach_of(tq)
+    return found
 
 
 LATE = "TimeoutError"

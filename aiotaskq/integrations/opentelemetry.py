@@ -1,20 +1,23 @@
-"""Traces and metrics for OpenTelemetry: a span around each push and each run, and the metrics of Prometheus."""
+"""Traces and metrics for OpenTelemetry: a span around each push, run and step, and the metrics of Prometheus."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.errors import missing
-from aiotaskq.core.task import SECOND, Task
-from aiotaskq.errors import ValidationError
-from aiotaskq.integrations.measures import BUCKETS, TABLE, Measures, Metric, Values
+from aiotaskq.core.groups import GroupState
+from aiotaskq.core.steps import Step
+from aiotaskq.core.task import SECOND, SPAN, TRACE, Task
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
+from aiotaskq.integrations.measures import BUCKETS, LATE, TABLE, Measures, Metric, Values, failure, way_to
 from aiotaskq.log import printable
-from aiotaskq.runtime.context import SnoozeRequested
+from aiotaskq.runtime.context import SnoozeRequested, current_task
 from aiotaskq.runtime.hooks import HookCall
 
 if TYPE_CHECKING:
@@ -23,7 +26,16 @@ if TYPE_CHECKING:
 try:
     from opentelemetry.context import Context
     from opentelemetry.metrics import Meter, MeterProvider, Observation, get_meter
-    from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider, get_current_span, get_tracer
+    from opentelemetry.trace import (
+        Link,
+        Span,
+        SpanKind,
+        StatusCode,
+        TracerProvider,
+        get_current_span,
+        get_tracer,
+        set_span_in_context,
+    )
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError:
     raise missing("opentelemetry-api", "otel") from None
@@ -41,6 +53,12 @@ PUSH = Metric(
 """Not in the table, since middleware of pushes makes those into memory slower; the conventions require it."""
 
 
+MOST_LINKS = 32
+"""Links of one span to the tasks before it: an SDK keeps 128 by default."""
+MOST_REPLAYED = 100
+"""Spans of one run for steps that earlier runs have done."""
+
+
 def _operation(name: str) -> dict[str, Any]:
     """Return the attributes of an operation of messaging, on its spans and metrics."""
     return {
@@ -54,9 +72,12 @@ class Tracing:
     """The spans of one TaskQ: ``Tracing(tq)``, made before its workers start.
 
     A push is a producer span; its context is stored with each task as W3C ``traceparent`` (and ``tracestate``), in the
-    task's ``extra``, on every backend. A run is a consumer span that continues it, in any process and at each retry; a
-    task that a schedule has fired begins a trace of its own. Attributes follow OpenTelemetry's semantic
-    conventions for messaging. Never params, results or, unless asked for, the texts of errors.
+    task's ``extra``, on every backend. A run is a consumer span that continues it, in any process and at each retry,
+    and has a link to it; a task that a schedule has fired begins a trace of its own. The callback of a group, and a
+    task that waits for others, belongs to the trace of the group's push, and has links to the runs of up to 32 tasks
+    before it. A step is a span in that of its run; one that is replayed has a link to the run that has done it, up to
+    100 in a run. Attributes follow OpenTelemetry's semantic conventions for messaging. Never params, results or, unless
+    asked for, the texts of errors.
     """
 
     def __init__(
@@ -71,7 +92,7 @@ class Tracing:
 
         Args:
             tracer_provider: default the global one; without an SDK it records nothing and passes the context on.
-            relation: of a run to its push: ``child`` (one trace), or ``link`` (a trace of its own, with a link).
+            relation: of a run to its push: ``child`` (one trace), or ``link`` (a trace of its own).
             record_exceptions: record the text and traceback of a handler's error, which may hold secrets. Default only
                 its type.
 
@@ -83,6 +104,7 @@ class Tracing:
         self._linked = relation == "link"
         self._record = record_exceptions
         start = get_tracer("aiotaskq", tracer_provider=tracer_provider, schema_url=SCHEMA).start_as_current_span
+        self._tq = way_to(tq)
         self._span = functools.partial(start, record_exception=False, set_status_on_exception=False)
         self._spans: dict[tuple[str, int], Span] = {}  # of the current runs
         tq.middleware(self)
@@ -119,9 +141,10 @@ class Tracing:
         carrier = {name: value for name in W3C.fields if isinstance(value := task.extra.get(name), str)}
         # From an empty context, not from the one that was current when the worker was started.
         context = W3C.extract(carrier, Context())
-        links: list[Link] = []
-        if self._linked and (pushed := get_current_span(context).get_span_context()).is_valid:
-            links, context = [Link(pushed)], Context()
+        pushed = get_current_span(context).get_span_context()
+        links = [*([Link(pushed)] if pushed.is_valid else []), *await self._links_before(task)]
+        if self._linked:
+            context = Context()
         attributes = _operation("run") | {
             "messaging.destination.name": printable(task.queue),
             "messaging.message.id": printable(task.task_id),
@@ -133,17 +156,32 @@ class Tracing:
         key = (task.task_id, task.fence)
         with self._span(f"run {printable(task.type)}", context, SpanKind.CONSUMER, attributes, links) as span:
             self._spans[key] = span
+            if span.get_span_context().is_valid:
+                current_task().spans = _RunSpans(span, self._span, self._failed)
             try:
                 return await call_next(task)
-            except SnoozeRequested:
-                span.set_attribute("aiotaskq.snoozed", True)
-                raise
             except BaseException as error:
-                if key in self._spans:  # else its timeout is recorded already
+                if failure(error) is None:
+                    kept = "snoozed" if isinstance(error, SnoozeRequested) else "suspended"
+                    span.set_attribute(f"aiotaskq.{kept}", True)
+                elif key in self._spans:  # else its timeout is recorded already
                     self._failed(span, error)
                 raise
             finally:
                 self._spans.pop(key, None)
+
+    async def _links_before(self, task: Task) -> list[Link]:
+        """Return links to the runs of the tasks for which a task has waited, or of the members of its group."""
+        if task.flow is None or not (task.flow.source or task.flow.parents):
+            return []
+        groups = self._tq().queue.groups
+        try:
+            rows = [row for *_, row in await groups.before(task, 0, MOST_LINKS)]
+            for group in [row for row in rows if isinstance(row, GroupState)]:
+                rows += [row for _, row in await groups.page(group.group_id, MOST_LINKS)]
+        except DatabaseUnavailable:
+            return []  # spans may miss links, and the task must run
+        return _links([row.extra.get(SPAN) for row in rows if isinstance(row, Task)])[:MOST_LINKS]
 
     def _failed(self, span: Span, error: BaseException) -> None:
         kind = type(error).__name__
@@ -157,8 +195,46 @@ class Tracing:
         # Removed, so that a later error or return of the handler does not change the span's status.
         span = self._spans.pop((event.task.task_id, event.task.fence), None)
         if span is not None:
-            span.set_attribute("error.type", "TimeoutError")
-            span.set_status(StatusCode.ERROR, "TimeoutError")
+            span.set_attribute("error.type", LATE)
+            span.set_status(StatusCode.ERROR, LATE)
+
+
+def _links(traceparents: Iterable[object]) -> list[Link]:
+    """Return links to the spans that are valid."""
+    contexts = [W3C.extract({TRACE[0]: each}, Context()) for each in traceparents if isinstance(each, str)]
+    spans = [get_current_span(context).get_span_context() for context in contexts]
+    return [Link(span) for span in spans if span.is_valid]
+
+
+class _RunSpans:
+    """The spans of one run: see ``runtime.run_steps.RunSpans``."""
+
+    def __init__(self, run: Span, span: Any, failed: Callable[[Span, BaseException], None]) -> None:
+        """``span`` opens the span of a step, and ``failed`` sets its status."""
+        self._span, self._failed = span, failed
+        self._replayed = 0
+        self.recorded = run.is_recording()
+        carrier: dict[str, str] = {}
+        W3C.inject(carrier, set_span_in_context(run))
+        self.traceparent = carrier[TRACE[0]]
+
+    @contextlib.contextmanager
+    def step(self, label: str) -> Iterator[None]:
+        attributes = {"aiotaskq.step": printable(label)}
+        with self._span(f"step {printable(label)}", attributes=attributes) as span:
+            try:
+                yield
+            except BaseException as error:
+                self._failed(span, error)
+                raise
+
+    def replayed(self, step: Step) -> None:
+        if self._replayed < MOST_REPLAYED:
+            self._replayed += 1
+            attributes = {"aiotaskq.step": printable(step.label), "aiotaskq.replayed": True}
+            name, links = f"step {printable(step.label)}", _links([step.span])
+            with self._span(name, attributes=attributes, links=links):
+                pass
 
 
 class Metrics(Measures):

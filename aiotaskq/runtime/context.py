@@ -14,16 +14,16 @@ from aiotaskq.core.firing_record import SCHEDULED_FOR
 from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.notes import NewNote, data_note, log_note
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, TRACE, Task
 from aiotaskq.errors import LeaseLost, NotFound
 from aiotaskq.runtime.current import apart, batch, current
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.queue.groups import MemberResult
     from aiotaskq.runtime.queue.queue import Queue
-    from aiotaskq.runtime.run_steps import RunSteps
+    from aiotaskq.runtime.run_steps import RunSpans, RunSteps
 else:
-    RunSteps = Any  # imported on use; ``help`` and ``inspect.signature`` evaluate the fields of a struct
+    RunSpans = RunSteps = Any  # imported on use; ``help`` and ``inspect.signature`` evaluate the fields of a struct
 
 
 class SnoozeRequested(Exception):
@@ -79,6 +79,8 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
     """What of that is written."""
     steps_begun: RunSteps | None = None
     """The steps of this run; None where its handler has not asked for any."""
+    spans: RunSpans | None = None
+    """The spans of this run; None without tracing."""
     _added: int = 0  # the members that it has added to its group
 
     def __repr__(self) -> str:
@@ -203,6 +205,9 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
         if self.task.flow is None or self.task.flow.group is None:
             raise NotFound(f"add_to_group: task {self.task.task_id} is in no group")
         tasks = [self._host.queue.groups.make(call) for call in calls]
+        if self.spans is not None:
+            trace = {TRACE[0]: self.spans.traceparent}
+            tasks = [task.replace(extra={**task.extra, **trace}) for task in tasks]
         first, self._added = self._added, self._added + len(tasks)
         return await self._host.queue.groups.add(self.task.flow.group, tasks, self.task.task_id, first)
 
@@ -217,7 +222,7 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
         if self.steps_begun is None:
             from aiotaskq.runtime.run_steps import RunSteps
 
-            self.steps_begun = RunSteps(self.task, self._host.queue.step_verbs, self.version)
+            self.steps_begun = RunSteps(self.task, self._host.queue.step_verbs, self.version, self.spans)
             self.unfinished = True
         return self.steps_begun
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from types import CodeType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 import msgspec
@@ -59,6 +60,21 @@ class _Pause:
         """Whether it is to leave the handler."""
 
 
+class RunSpans(Protocol):
+    """What traces one run of a task."""
+
+    traceparent: str
+    """The span of the run, as W3C's ``traceparent``."""
+    recorded: bool
+    """Whether it is recorded, so that others may link to it."""
+
+    def step(self, label: str) -> AbstractContextManager[object]:
+        """Return the span of a step, which is open while the step is under way; from any thread."""
+
+    def replayed(self, step: Step) -> None:
+        """Tell of a step that an earlier run has done."""
+
+
 class RunSteps:
     """The steps of one run of a task. It is used in the worker's loop only.
 
@@ -66,9 +82,10 @@ class RunSteps:
     the task is claimed again, and would do that step a second time, beside the first.
     """
 
-    def __init__(self, task: Task, verbs: StepVerbs, version: int = 1) -> None:
+    def __init__(self, task: Task, verbs: StepVerbs, version: int = 1, spans: RunSpans | None = None) -> None:
         _ = verbs.store  # reading it marks the store as one with steps, so that the sweep looks there
         self._task, self._verbs, self._clock = task, verbs, verbs.clock
+        self._spans = spans
         self.version = version
         """That of the handler."""
         self._stored: dict[tuple[Kind, str, int], Step] | None = {} if task.fence == 1 else None
@@ -204,7 +221,8 @@ class RunSteps:
         if n is None:
             n = self._last = self._last + 1
         now = self._clock.now()
-        step = Step(name=name, number=number, n=n, kind=kind, text=text, at=now, version=self.version)
+        span = self._spans.traceparent if self._spans is not None and self._spans.recorded else ""
+        step = Step(name=name, number=number, n=n, kind=kind, text=text, at=now, version=self.version, span=span)
         return self._as_new(step)
 
     async def _add(self, new: NewStep, session: Any = None) -> Step:
@@ -239,6 +257,8 @@ class RunSteps:
                 if self._pauses:
                     await asyncio.gather(*map(self._keep, self._pauses.values()))
                 begins = True
+            elif self._spans is not None:
+                self._spans.replayed(found)
         finally:
             if not begins:
                 self._exit()

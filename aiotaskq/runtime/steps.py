@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
 from aiotaskq.core.errors import check_seconds, instant, shown
+from aiotaskq.core.steps import step_label
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import TaskContext, context_for
 from aiotaskq.runtime.current import Scope, inside
@@ -90,7 +91,8 @@ def running(context: TaskContext, name: str, number: int) -> Iterator[None]:
     scope = Scope(task.task_id, task.seq, name, number)
     token = inside.set(scope)
     try:
-        yield
+        with contextlib.nullcontext() if context.spans is None else context.spans.step(step_label(name, number)):
+            yield
     finally:
         scope.over = True
         inside.reset(token)

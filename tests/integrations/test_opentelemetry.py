@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
 from aiotaskq import Status, TaskFailed, TaskQ, current_task
@@ -21,25 +18,9 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.opentelemetry import Tracing
 from aiotaskq.types import Task
 from tests.support.machine import within
+from tests.support.traces import Traces, trace_of
 
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-9a-f]")
-
-
-class Traces:
-    """A tracer provider that keeps what has ended in memory."""
-
-    def __init__(self) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(shutdown_on_exit=False)
-        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.tracer = self.provider.get_tracer("test")
-
-    def named(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self.exporter.get_finished_spans() if span.name == name]
-
-    def one(self, name: str) -> ReadableSpan:
-        (span,) = self.named(name)
-        return span
 
 
 @pytest.fixture
@@ -50,10 +31,6 @@ def traces() -> Traces:
 @pytest.fixture(params=["memory", "sqlite"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/x.db"
-
-
-def trace_of(span: ReadableSpan) -> int:
-    return span.get_span_context().trace_id
 
 
 async def ended(handle: Any) -> Task:

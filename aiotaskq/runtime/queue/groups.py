@@ -212,13 +212,13 @@ class GroupVerbs:
 
         Those of the places from ``start`` to before ``stop``.
         """
-        return [await self._result_of(*each) for each in await self._before(task, start, stop)]
+        return [await self._result_of(*each) for each in await self.before(task, start, stop)]
 
     async def parents(self, task: Task) -> list[Parent[Any]]:
         """Return a task's parents or, for a callback, the group's members. Raises ParentDeleted, ValidationError."""
-        return [await self._parent(*each) for each in await self._before(task)]
+        return [await self._parent(*each) for each in await self.before(task)]
 
-    async def _before(
+    async def before(
         self, task: Task, start: int = 0, stop: int | None = None
     ) -> list[tuple[str, str | None, Task | GroupState | None]]:
         """Return the id, the name and the row of each parent or, for a callback, of each member of its group."""

@@ -10,6 +10,8 @@ from concurrent.futures import BrokenExecutor
 from types import CoroutineType
 from typing import Any
 
+from msgspec.structs import replace
+
 from aiotaskq.concurrency.clock import Clock, Deadlines
 from aiotaskq.core.conversion import describe, storable
 from aiotaskq.core.outcome import (
@@ -173,13 +175,13 @@ class Runner:
             if (steps := execution.context.steps_begun) is not None:
                 await steps.close()
         except BaseException as error:
-            return self._judge_error(execution, handler, error, direct)
+            return _with_span(self._judge_error(execution, handler, error, direct), execution)
         finally:
             execution.ended = True
             current.reset(token)
             if timeout is not None:
                 self._deadlines.cancel(execution)
-        return self._judge(execution, handler, result, steps)
+        return _with_span(self._judge(execution, handler, result, steps), execution)
 
     def _not_run(self, execution: Execution) -> Outcome | None:
         """Return the outcome of a task that is not to be run here."""
@@ -379,6 +381,16 @@ class Runner:
             return params if self._objects else handler.loaded(params)
         except ValidationError as error:
             raise unfitting(error, handler) from None
+
+
+def _with_span(outcome: Outcome | None, execution: Execution) -> Outcome | None:
+    """Return the outcome with the span of the run, if other tasks wait for the end of the task."""
+    spans, flow = execution.context.spans, execution.task.flow
+    if spans is None or not spans.recorded or flow is None or not (flow.group or flow.children):
+        return outcome
+    if isinstance(outcome, Completed | Failed | TimedOut):
+        return replace(outcome, span=spans.traceparent)
+    return outcome
 
 
 def stored(result: Any, handler: Handler) -> Outcome:

@@ -18,7 +18,7 @@ from aiotaskq.core.outcome import Completed, Outcome, Released
 from aiotaskq.core.parent import PARENT, Parent
 from aiotaskq.core.status import Status
 from aiotaskq.core.stopping import CLOSING, SERVICES, ExitCode
-from aiotaskq.core.task import SECOND, Task, TaskOfObjects, new_task, run_options
+from aiotaskq.core.task import SECOND, Task, TaskOfObjects, new_task, run_options, trace_of
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.context import TaskContext
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 QUIET = "quiet"  # why its fetcher is paused
 BY_STOP = (STOPPED, NEVER_STARTED, FENCED)  # why tasks are released that a stop does not let run to their ends
-_TRACE = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
 TURN, RUNS = 250, 32  # ticks and runs in one asyncio task after which others of the loop have a turn
 
 
@@ -404,8 +403,8 @@ class Worker(Host):
         params = {PARENT: parent if isinstance(after, TaskOfObjects) else parent.as_params()}
         handler = self._handlers.get(name)
         options: dict[str, Any] = {} if handler is None else run_options(handler.template)
-        trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same trace
-        task = new_task(name, params, now=now, extra=trace, kind=type(after), **options)
+        extra = trace_of(after)  # it belongs to the same trace
+        task = new_task(name, params, now=now, extra=extra, kind=type(after), **options)
         if handler is not None and handler.gating is not None:
             try:
                 task = handler.gating.gated(task)
