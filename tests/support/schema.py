@@ -11,10 +11,19 @@ from aiotaskq.backends.sql.migrations.adopt import Report
 from aiotaskq.models import OUR_TABLES
 
 TABLES = (*OUR_TABLES, migrations.VERSION_TABLE)
+PUSH = {
+    "sqlite": ("VIEW", "SELECT sql FROM sqlite_master WHERE name LIKE 'aiotaskq_push%' ORDER BY name"),
+    "postgresql": ("FUNCTION", "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'aiotaskq_push'"),
+    "mysql": (
+        "PROCEDURE",
+        "SELECT routine_definition FROM information_schema.routines WHERE routine_schema = database()",
+    ),
+}
+"""By database: the kind of ``aiotaskq_push``, and the query of its text."""
 
 
 def schema(connection: sa.Connection) -> dict[str, Any]:
-    """Return the columns, keys, indexes and options of our tables, and the version."""
+    """Return the columns, keys, indexes and options of our tables, the version, and how SQL pushes."""
     found = sa.inspect(connection)
     made: dict[str, Any] = {"version": connection.execute(sa.text("SELECT * FROM aiotaskq_version")).all()}
     for name in TABLES:
@@ -28,8 +37,8 @@ def schema(connection: sa.Connection) -> dict[str, Any]:
         options = "SELECT relname, reloptions FROM pg_class WHERE relname ~ 'aiotaskq|task' ORDER BY relname"
         made["options"] = connection.execute(sa.text(options)).all()
         made["indexes"] = connection.execute(sa.text("SELECT indexdef FROM pg_indexes ORDER BY indexname")).all()
-        functions = "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname ~ '^aiotaskq_' ORDER BY proname"
-        made["functions"] = connection.execute(sa.text(functions)).scalars().all()
+    made["push"] = connection.execute(sa.text(PUSH[connection.dialect.name][1])).scalars().all()
+    assert made["push"]
     return made
 
 
@@ -39,7 +48,8 @@ def _plain(index: Any) -> dict[str, Any]:
 
 
 def drop(connection: sa.Connection) -> None:
-    """Drop our tables."""
+    """Drop our tables, and what is made with them."""
+    connection.execute(sa.text(f"DROP {PUSH[connection.dialect.name][0]} aiotaskq_push"))
     for name in TABLES:
         connection.execute(sa.text(f"DROP TABLE {name}"))
 

@@ -332,6 +332,18 @@ class Dialect(ABC):
     def tune_tasks(self, connection: Connection) -> None:  # noqa: B027 - there may be nothing to do
         """Set the storage options of an adopted ``task_queue``."""
 
+    routine: ClassVar[str] = "{};\n\n"
+    """A statement of ``push_sql`` in a script for the database's own client."""
+
+    def push_sql(self, compiler: Any) -> Sequence[str]:
+        """Return the statements that make ``aiotaskq_push``, also where it is; ``compiler`` as from that method."""
+        return ()
+
+    def make_push(self, connection: Connection) -> None:
+        """Make ``aiotaskq_push``, also where it is."""
+        for statement in self.push_sql(connection.dialect):
+            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})  # it has percent signs
+
     def raw(self, connection: Connection, table: str) -> tuple[str, str, str]:
         """Return how an adopted table is read as it is stored: the column that finds a row again, the expression for a
         value, with ``{0}`` for its column, and the encoding of the texts that it returns as bytes.

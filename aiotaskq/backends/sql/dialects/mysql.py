@@ -26,14 +26,16 @@ from sqlalchemy.dialects.mysql import insert
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.sql.elements import ColumnElement
 
+from aiotaskq.backends.sql import push_sql
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, heads_of_first_rows
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import NewRows, Open, Order, PerKey, S, ServerDialect, for_one_key
-from aiotaskq.backends.sql.error_codes import ErrorCodes
+from aiotaskq.backends.sql.error_codes import ErrorCodes, is_one_of
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.statement_size import parts
 from aiotaskq.backends.sql.statements import Result, run_many, run_union
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
+from aiotaskq.log import log
 from aiotaskq.models import LongText, Name, mysql_collation
 
 LOCK_TIMEOUT: Final = 5
@@ -46,6 +48,7 @@ BRANCHES: Final = 100
 """Queries in one UNION ALL: each opens the table again, of which the server's ``table_open_cache`` keeps some."""
 _KNOWN_PACKET: Final = "aiotaskq_max_allowed_packet"
 _DUPLICATE_KEY: Final = 1062
+_DENIED: Final = {1044, 1142, 1227, 1370, 1419}
 
 # Whatever the server has: a text that is too long must be refused, not cut. MariaDB's own setting, on since 11.6.2
 # (MDEV-35124), makes a locking read fail with 1020 for a row that another transaction has changed since the statement
@@ -291,6 +294,19 @@ class MysqlDialect(ServerDialect):
             changes.append(f"MODIFY {CreateColumn(new).compile(dialect=dialect)}")
         if changes:
             connection.exec_driver_sql(f"ALTER TABLE {table} {', '.join(changes)}")
+
+    routine = "DELIMITER //\n{}//\nDELIMITER ;\n\n"
+
+    def push_sql(self, compiler: Any) -> Sequence[str]:
+        return push_sql.mysql(self.clock, LongText().compile(dialect=compiler))
+
+    def make_push(self, connection: Connection) -> None:
+        try:
+            super().make_push(connection)
+        except exc.DBAPIError as error:
+            if not is_one_of(error.orig, _DENIED):  # a user who may create tables may not always create procedures
+                raise
+            log.info("{} was not made, so that SQL cannot push: {}", push_sql.NAME, error.orig)
 
 
 async def _connect(**options: Any) -> Any:

@@ -40,7 +40,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.listeners import Listeners
+from aiotaskq.backends.listeners import READY, Listeners
+from aiotaskq.backends.sql import push_sql
 from aiotaskq.backends.sql.changes import GUARD, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import (
     CLAIMED,
@@ -56,7 +57,7 @@ from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.connections import Notifier, Transactions
 from aiotaskq.backends.sql.dialects.base import NewRows, Open, Order, PerKey, ServerDialect
 from aiotaskq.backends.sql.error_codes import ErrorCodes
-from aiotaskq.backends.sql.postgresql_notifier import Notifications
+from aiotaskq.backends.sql.postgresql_notifier import CHANNEL, Notifications, messages
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
 from aiotaskq.backends.sql.statement_size import Columns, parts
 from aiotaskq.backends.sql.statements import run
@@ -419,6 +420,9 @@ class PostgresqlDialect(ServerDialect):
         own = connection.execute(text("SELECT reloptions FROM pg_class WHERE oid = 'task_queue'::regclass")).scalar()
         if own is None:  # else its owner has decided
             connection.execute(text(f"ALTER TABLE task_queue SET ({_VACUUM})"))
+
+    def push_sql(self, compiler: Any) -> Sequence[str]:
+        return push_sql.postgresql(self.clock, CHANNEL, next(messages("sql", READY, ())))
 
 
 DIALECT = PostgresqlDialect()

@@ -31,6 +31,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.side_rows import WORKER
+from aiotaskq.backends.sql import push_sql
 from aiotaskq.backends.sql.changes import ENDING, GATED_ENDING, GUARD, Group, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import PENDING, READY, not_parked
 from aiotaskq.backends.sql.connecting import create
@@ -246,6 +247,9 @@ class SqliteDialect(Dialect):
         for words in _CLOCK_MOVES if back else ():
             connection.exec_driver_sql(words, {"back": back, "now": now, "left": now + _CLOCK_LEFT})
         return back > 0
+
+    def push_sql(self, compiler: Any) -> Sequence[str]:
+        return push_sql.sqlite()
 
     def raw(self, connection: Connection, table: str) -> tuple[str, str, str]:
         key = "rowid"  # a primary key of text may be NULL, or no text

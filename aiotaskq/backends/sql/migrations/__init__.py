@@ -81,10 +81,11 @@ def missing(connection: Connection) -> list[str]:
 def make_missing(connection: Connection) -> list[str]:
     """Create those of our tables that are missing in a database at ``HEAD``, empty, and return their names.
 
-    ``upgrade`` does nothing on a database at ``HEAD``.
+    ``upgrade`` does nothing on a database at ``HEAD``. ``aiotaskq_push`` is made again: MySQL's backups leave it out.
     """
     gone = missing(connection)
     Base.metadata.create_all(connection, [Base.metadata.tables[name] for name in gone if name in OUR_TABLES])
+    dialect_of(connection).make_push(connection)
     return gone
 
 
@@ -127,20 +128,22 @@ def invalid_rows(connection: Connection, limit: int = LIMIT, now: int | None = N
 def sql_ddl(dialect_name: str) -> str:
     """Return the SQL that creates every table in an empty database that an application may not change.
 
-    ``dialect_name`` is the scheme of a URL. Raises ValidationError for an unknown one.
+    ``dialect_name`` is the scheme of a URL. Raises ValidationError for an unknown one. It is for the database's client.
     """
     from sqlalchemy.schema import CreateIndex, CreateTable
 
     if dialect_name not in SQL:
         raise ValidationError(f"dialect: use one of {', '.join(SQL)} (got {dialect_name!r:.40})")
-    dialect = dialect_named(dialect_name).compiler(dialect_name)
+    known = dialect_named(dialect_name)
+    dialect = known.compiler(dialect_name)
     statements = []
     for table in [*(Base.metadata.tables[name] for name in OUR_TABLES), _VERSION]:
         statements.append(str(CreateTable(table).compile(dialect=dialect)).strip())
-        indexes = indexes_of(table, dialect_named(dialect_name).partial_indexes)
+        indexes = indexes_of(table, known.partial_indexes)
         statements += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in indexes]
     statements.append(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES ('{HEAD}')")
-    return "".join(f"{statement};\n\n" for statement in statements)
+    made = "".join(f"{statement};\n\n" for statement in statements)
+    return made + "".join(known.routine.format(statement) for statement in known.push_sql(dialect))
 
 
 def _create(connection: Connection) -> None:
@@ -148,6 +151,7 @@ def _create(connection: Connection) -> None:
     # On MySQL, where each table is committed by itself, what a crash leaves half done is completed by the revisions.
     Base.metadata.create_all(connection, [Base.metadata.tables[name] for name in OUR_TABLES], checkfirst=False)
     dialect_of(connection).tune_tasks(connection)
+    dialect_of(connection).make_push(connection)
     _VERSION.create(connection)
     connection.execute(insert(_VERSION).values(version_num=HEAD))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -156,16 +157,23 @@ def test_an_applications_own_alembic_is_left_alone(path: Path, engine: sa.Engine
     assert_schema(engine)
 
 
+KINDS = {"sqlite": "VIEW", "postgresql": "FUNCTION"}
+
+
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql", "mysql", "mariadb"])
 def test_sql_ddl(dialect: str) -> None:
     sql = migrations.sql_ddl(dialect)
-    assert sql.count("CREATE TABLE") == 9 and sql.count("INDEX") == (14 if dialect in WHOLE else 16)
+    assert sql.count("CREATE TABLE") == 9 and len(re.findall("CREATE( UNIQUE)? INDEX", sql)) == (
+        14 if dialect in WHOLE else 16
+    )
     assert f"VALUES ('{migrations.HEAD}')" in sql
+    assert re.findall(r"CREATE (?:OR REPLACE )?(\w+) aiotaskq_push\W", sql) == [KINDS.get(dialect, "PROCEDURE")]
 
 
 def test_sql_ddl_is_the_schema(path: Path, engine: sa.Engine) -> None:
     with raw(path) as connection:
         connection.executescript(migrations.sql_ddl("sqlite"))
+        connection.execute("INSERT INTO aiotaskq_push (type) VALUES ('mail')")
     assert_schema(engine)
     assert upgrade(engine) == []
 

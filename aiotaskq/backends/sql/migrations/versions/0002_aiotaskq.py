@@ -43,3 +43,4 @@ def upgrade(op: Operations, report: Report, now: int) -> None:
             if index.name not in have:
                 index.create(connection)
     dialect_of(connection).tune_tasks(connection)
+    dialect_of(connection).make_push(connection)
