@@ -26,7 +26,7 @@ ABOUT = {
 The mark ``stores`` narrows it further."""
 
 PLANNED = {"claim", "exchange", "gate_claims", "gates", "groups", "history", "push", "push_and_claim", "reading"}
-PLANNED |= {"locks", "schedules", "steps", "update", "waits", "worker_leases"}
+PLANNED |= {"locks", "push_sql", "schedules", "steps", "update", "waits", "worker_leases"}
 """The files that run on PostgreSQL with JIT, too: it is there for the plans of statements, which all are in these.
 
 The mark ``heavy`` leaves out a test of many clients or rows, which takes seconds and plans what others plan, too."""
