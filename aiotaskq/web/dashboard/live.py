@@ -7,6 +7,8 @@ An answer says when to ask again. The pause between two renderings grows with th
 that this is a bounded share of a core; pages that take much wait longer than others. So does a page that could not be
 read, and until then says why. In a long pause a tab asks nevertheless: the store is asked for a sign of life, so that a
 page soon says that it is away.
+Pages that are slow are read one at a time, as the share permits. That of one which was quick is cut early, so that many
+which become slow at once take little until that is known; it is read again with a longer limit.
 The tabs of one visitor that show the same page share one rendering; another visitor's forms hold another token.
 """
 
@@ -26,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from aiotaskq.backends.read_limit import ReadTooLong
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.errors import missing
 from aiotaskq.core.task import SECOND
@@ -50,6 +53,8 @@ ANSWER = 0.002  # seconds of CPU time of an answer, beside the rendering
 EVEN = 8.0  # seconds up to which all pages have the same pause, and longer only those that take much
 LONGEST = 600.0  # seconds between two renderings
 PAGE_TIMEOUT = 5.0  # seconds of a whole page
+READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store cancels it
+QUICK = 0.1  # seconds that a quick page takes at most; twice as many are the limit of one statement of its update
 ALIVE = 3.0  # seconds after which the store has to answer something, if there are not too many pages
 SOONEST = 0.1  # seconds until a tab that shares a rendering asks for the next one
 ALLOWED = 30.0  # seconds after which it is asked again which actions a visitor may take
@@ -73,6 +78,8 @@ class Update(msgspec.Struct, frozen=True):
     parts: list[Part]
     age: float
     """Seconds since the page was read."""
+    at: str
+    """When that was, as the page shows it."""
     again: float
     """Seconds after which to ask again."""
 
@@ -89,9 +96,15 @@ class _Open:
     counted: int = 0
     """How many were given since the last rendering."""
     read_at: int | None = None
+    now: int = 0
+    """The same in microseconds UTC."""
     tried_at: int | None = None
+    cut: bool = False
+    """Whether the page was not read, the last time."""
     problem: Exception | None = None
-    """Why the page could not be read, the last time."""
+    """Why it could not be read, where it will not soon be read with a longer limit."""
+    limit: float = READ_LIMIT
+    """Seconds of one statement of the next rendering."""
     open_until: int = 0
     allowed: frozenset[str] = frozenset()
     allowed_until: int = 0
@@ -102,6 +115,10 @@ class _Open:
         """Seconds of CPU time between two renderings: of the shorter one, as other parts of the process may be busy."""
         return min(self.costs) + self.answers * ANSWER
 
+    @property
+    def slow(self) -> bool:
+        return self.cut or min(self.costs) > QUICK
+
 
 class Live:
     """The pages that are open."""
@@ -111,6 +128,8 @@ class Live:
         self._open: dict[bytes, _Open] = {}
         self._clock = clock
         self._meter = CpuMeter(cpu)
+        self._slow_reads = 0
+        self._slow_at = 0  # when the next slow page may be read
 
     async def update(
         self, page: Page, view: View, allowed: Callable[[], Awaitable[frozenset[str]]], known: Collection[str]
@@ -138,12 +157,14 @@ class Live:
             again = max(SOONEST, min(self._left(opened), self._alive))
             self._expect(opened, again + LATE)
         parts = [part for part in opened.parts if part.digest not in known]
-        return Update(parts, self._since(opened.read_at), again)
+        return Update(parts, self._since(opened.read_at), view.words.time(opened.now), again)
 
     async def _read(
         self, opened: _Open, page: Page, view: View, allowed: Callable[[], Awaitable[frozenset[str]]]
     ) -> None:
-        opened.tried_at, opened.problem = self._clock.ticks(), None
+        slow = opened.slow
+        self._slow_reads += slow
+        opened.tried_at, opened.problem, opened.cut = self._clock.ticks(), None, True
         opened.answers, opened.counted = opened.counted, 0
         try:
             with self._meter.measured(min(opened.costs)) as spent:
@@ -151,20 +172,47 @@ class Live:
                     if opened.tried_at >= opened.allowed_until:
                         opened.allowed = await allowed()
                         opened.allowed_until = self._clock.ticks() + round(ALLOWED * SECOND)
-                    text = await self._render(page, replace(view, allowed=opened.allowed))
+                    view = replace(view, allowed=opened.allowed, read_limit=opened.limit)
+                    text = await self._render(page, view)
+            opened.cut, opened.limit = False, min(READ_LIMIT, 2 * max(QUICK, self._since(opened.tried_at)))
         except Exception as error:
-            opened.problem = error
-            raise
+            if not isinstance(error, ReadTooLong) or opened.limit >= READ_LIMIT:
+                opened.problem = error
+                raise
+            opened.limit = min(READ_LIMIT, 2 * opened.limit)
+            return  # the tab keeps what it shows, and tells how old that is
         finally:
-            opened.costs = opened.costs[1], min(spent.seconds, self._since(opened.tried_at))
+            self._slow_reads -= slow
+            self._count(opened, min(spent.seconds, self._since(opened.tried_at)))
         opened.parts = [Part(name, _digest(name, markup), markup) for name, markup in live_parts(text)]
-        opened.read_at = opened.tried_at
+        opened.read_at, opened.now = opened.tried_at, view.now
 
     def _left(self, opened: _Open) -> float:
         """Return the seconds until the next rendering of a page."""
         if opened.read_at is None and opened.problem is None:
             return 0.0
-        return pause_of(opened.cost, [each.cost for each in self._open.values()]) - self._since(opened.tried_at)
+        left = pause_of(opened.cost, self._costs) - self._since(opened.tried_at)
+        if opened.slow and self._slow_reads:
+            return max(left, INTERVAL)
+        return max(left, -self._since(self._slow_at)) if self._takes_much(opened) else left
+
+    def _takes_much(self, opened: _Open) -> bool:
+        """Return whether a page has to wait for its share; one that only waits for the store does not."""
+        return opened.slow and opened.cost > _portions(self._costs)[0]
+
+    def _count(self, opened: _Open, seconds: float) -> None:
+        """Note the CPU time of a rendering; the share pays for that of a slow page before the next one is read.
+
+        One that was cut had begun to take more than it is known to take.
+        """
+        opened.costs = seconds if opened.cut else opened.costs[1], seconds
+        if self._takes_much(opened):
+            share = _portions(self._costs)[1]
+            self._slow_at = max(self._slow_at, self._clock.ticks()) + round(seconds / share * SECOND)
+
+    @property
+    def _costs(self) -> list[float]:
+        return [each.cost for each in self._open.values()]
 
     def _since(self, ticks: int | None) -> float:
         """Return the seconds since then."""
@@ -235,10 +283,15 @@ def pause_of(cost: float, costs: Sequence[float]) -> float:
     """
     pause = sum(costs) / SHARE
     if pause > EVEN:
-        part = EVEN * SHARE / len(costs)
-        cheap = sum(each for each in costs if each <= part)
-        pause = EVEN if cost <= part else (sum(costs) - cheap) / (SHARE - cheap / EVEN)
+        most, share = _portions(costs)
+        pause = EVEN if cost <= most else sum(each for each in costs if each > most) / share
     return min(LONGEST, max(INTERVAL, pause))
+
+
+def _portions(costs: Sequence[float]) -> tuple[float, float]:
+    """Return what a page takes at most that is not slow, in CPU seconds, and the share of a core that others leave."""
+    most = EVEN * SHARE / len(costs)
+    return most, max(SHARE / len(costs), SHARE - sum(each for each in costs if each <= most) / EVEN)
 
 
 def _digest(name: str, markup: str) -> str:

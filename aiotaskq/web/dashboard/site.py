@@ -24,7 +24,7 @@ from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.web.access import is_encrypted, is_same_origin
 from aiotaskq.web.dashboard import session
-from aiotaskq.web.dashboard.live import PAGE_TIMEOUT, Live, render
+from aiotaskq.web.dashboard.live import PAGE_TIMEOUT, READ_LIMIT, Live, render
 from aiotaskq.web.dashboard.pages.activity import activity
 from aiotaskq.web.dashboard.pages.events import events
 from aiotaskq.web.dashboard.pages.failures import failures
@@ -120,7 +120,6 @@ VIEW = "view"
 THEMES = ("light", "dark")
 UPDATE = "live"
 """The path by which an open page asks for what has changed."""
-READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store cancels it
 MAX_SENT = MAX_BODY - 16 * 1024
 """Bytes up to which the login page carries a form along; the fields of the login need the rest of ``MAX_BODY``."""
 _PLAIN = re.compile(r"[!#-\[\]-~]+")  # what a Location may hold: no blank, quote, backslash or control character
@@ -424,7 +423,7 @@ def _wants_data(view: View) -> bool:
 
 
 async def _loaded(page: Page, view: View) -> dict[str, Any]:
-    with limited_reads(READ_LIMIT):
+    with limited_reads(min(READ_LIMIT, view.read_limit)):
         return await page.load(view)
 
 

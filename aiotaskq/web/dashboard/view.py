@@ -86,6 +86,8 @@ class View:
     """That of the page."""
     update: bool = False
     """Whether this is a page that is open already, and read again."""
+    read_limit: float = math.inf
+    """Seconds of one statement of it, if less than of each page."""
     preferences: Preferences = field(default_factory=Preferences)
     message: Message | None = None
 

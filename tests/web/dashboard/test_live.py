@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -50,6 +51,8 @@ class Pages:
         self.cost = 0.0
         self.heavy: dict[str, float] = {}
         """What rendering costs, by names of pages, where it is not ``cost``."""
+        self.waits = False
+        """Whether it takes no CPU time."""
         self.error: Exception | None = None
         """What rendering a heavy page raises."""
         self.parts = {"a": "1", "b": "1"}
@@ -64,10 +67,13 @@ class Pages:
         self.views.append(view)
         await asyncio.sleep(0)
         cost = self.heavy.get(page.name, self.cost)
-        self.cpu += cost
-        await self.clock.advance(cost)
+        spent = min(cost, view.read_limit)
+        self.cpu += 0 if self.waits else spent
+        await self.clock.advance(spent)
         if self.error is not None and page.name in self.heavy:
             raise self.error
+        if spent < cost:
+            raise ReadTooLong("cut")
         return "".join(PART.format(name, text) for name, text in self.parts.items()).encode()
 
     async def allowed(self) -> frozenset[str]:
@@ -194,26 +200,73 @@ async def test_slow_pages_take_their_share_and_leave_others_theirs(some: Pages, 
     tabs = [*light, *(("limits", f"{number}") for number in range(10))]
     await some.watch(tabs, 20)
     began, cpu, some.answers = some.clock.ticks(), some.cpu, 0
-    read = await some.watch(tabs, 900)
+    read = await some.watch(tabs, 1_800)
     seconds = (some.clock.ticks() - began) / SECOND
     assert SHARE * 0.8 < (some.cpu - cpu + some.answers * ANSWER) / seconds < SHARE * 1.1
-    gaps = {tab: [after - before for before, after in pairwise(read[tab])] for tab in tabs}
-    assert all(EVEN - 1 <= gap < 10 for tab in light for gap in gaps[tab])
-    assert all(250 < gaps[tab][-1] < 350 for tab in tabs if tab not in light)
+    assert all(EVEN - 1 <= gap < 10 for tab in light for gap in gaps(read[tab]))
+    assert all(280 < gap < 400 for tab in tabs[2:] for gap in gaps(read[tab])[1:])
+    assert min(gaps(sorted(itertools.chain(*(read[tab][1:] for tab in tabs[2:]))))) > 20, "one after the other"
+
+
+async def test_pages_that_become_slow_at_once_leave_others_their_share(some: Pages) -> None:
+    some.cost = 0.01
+    light = [("tasks", "a"), ("queues", "b")]
+    tabs = [*light, *(("limits", f"{number}") for number in range(10))]
+    await some.watch(tabs, 30)
+    some.heavy, cpu, some.answers = {"limits": 9.0}, some.cpu, 0
+    read = await some.watch(tabs, 60)
+    assert (some.cpu - cpu + some.answers * ANSWER) / 60 < 0.05
+    assert all(read[tab][0] < 10 and max(gaps(read[tab])) < 10 for tab in light)
+    assert len(list(itertools.chain(*(read[tab] for tab in tabs[2:])))) == 10, "each is tried once"
+    read = await some.watch(tabs, 1_800)
+    assert all(len(read[tab]) > 2 for tab in tabs[2:])
+    some.heavy = {}
+    read = await some.watch(tabs, 120)
+    assert all(read[tab] for tab in tabs[2:])
+
+
+async def test_a_page_that_was_quick_is_cut_early_and_then_read_with_a_longer_limit(some: Pages) -> None:
+    await some.update()
+    some.heavy = {"tasks": 1.5}
+    for _ in range(3):
+        await some.clock.advance(100)
+        assert (await some.update()).age >= 100, "what is shown stays"
+    await some.clock.advance(100)
+    assert (await some.update()).age == 1.5
+    assert [view.read_limit for view in some.views] == [2.0, 0.2, 0.4, 0.8, 1.6]
+    await some.clock.advance(100)
+    assert (await some.update()).age == 1.5 and some.views[-1].read_limit == 2.0
+    some.heavy = {"tasks": 9.0}
+    await some.clock.advance(100)
+    with pytest.raises(ReadTooLong):
+        await some.update()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_of_slow_pages_one_is_read_at_a_time(some: Pages, waits: bool) -> None:
+    names = ["tasks", "limits", "queues"]
+    for name in names:
+        await some.update(page=name)
+    some.heavy, some.waits = {"tasks": 1.0, "limits": 1.0}, waits
+    await some.clock.advance(5)
+    for name in names:
+        await some.update(page=name)
+    await some.clock.advance(INTERVAL if waits else 10.5)  # waiting counts for nothing
+    begun = len(some.views)
+    await asyncio.gather(*(some.update(page=name) for name in names))
+    assert len(some.views) - begun == 2, "a slow one, and the quick one"
 
 
 async def test_a_page_that_cannot_be_read_says_so_until_it_is_read_again(some: Pages) -> None:
     some.heavy, some.error = {"tasks": 2.0}, ReadTooLong("cut")
-    for _ in range(2):
+    for _ in range(3):
         with pytest.raises(ReadTooLong):
             await some.update()
         await some.clock.advance(INTERVAL)
-    with pytest.raises(ReadTooLong):
-        await some.update()
-    assert len(some.views) == 2
+    assert len(some.views) == 1
     some.error = None
     await some.watch([("tasks", "v")], 60)
-    assert len(some.views) == 3 and (await some.update()).parts
+    assert len(some.views) == 2 and (await some.update()).parts
 
 
 async def test_a_page_that_takes_too_long_is_cut(some: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +275,10 @@ async def test_a_page_that_takes_too_long_is_cut(some: Pages, monkeypatch: pytes
         with pytest.raises(TimeoutError):
             await some.update()
     assert len(some.views) == 1
+
+
+def gaps(times: list[float]) -> list[float]:
+    return [after - before for before, after in pairwise(times)]
 
 
 PAUSES: list[tuple[list[float], list[float]]] = [

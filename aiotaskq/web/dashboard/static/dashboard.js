@@ -190,14 +190,17 @@ if (checkAll) {
 // ---- live: asking for what has changed ----
 
 const live = document.getElementById("live-switch");
+const slow = document.getElementById("slow");
 const known = new Map(); // the digest of each part that this page has
-const LATE = 10; // seconds after which what is shown counts as old
+const LATE = 9; // whole seconds after which what is shown counts as old: that is told within 10
 const RETRY = 5; // seconds after which a request that has failed is repeated
 const TIMEOUT = 6; // seconds in which an answer has to come; a page takes at most 5
 
 let asking = null; // the request under way
 let timer = 0;
 let readAt = Date.now(); // when the store was read for what is shown
+let awakeAt = readAt; // since when it should be read again, if later
+let slowUntil = 0; // how long it is told that this takes long
 let problem = ""; // why this page is not updated
 let ended = false; // the login
 
@@ -223,12 +226,13 @@ async function ask() {
   if (!ended) timer = setTimeout(update, again * 1000);
 }
 
-function apply({ parts, age, again }) {
+function apply({ parts, age, at, again }) {
   for (const [id, digest, markup] of parts) {
     known.set(id, digest);
     swap(id, markup);
   }
-  if (!held.size) readAt = Date.now() - age * 1000;
+  if (held.size) awakeAt = Date.now();
+  else [readAt, slow.lastElementChild.textContent] = [Date.now() - age * 1000, at];
   problem = "";
   return again;
 }
@@ -252,12 +256,14 @@ function isOn() {
 }
 
 function show() {
-  const age = Math.max(0, Math.round((Date.now() - readAt) / 1000));
+  const now = Date.now(), age = Math.max(0, Math.floor((now - readAt) / 1000));
   live.setAttribute("aria-pressed", String(isOn()));
   live.classList.toggle("lost", isOn() && problem !== "");
-  live.classList.toggle("old", isOn() && age > LATE);
+  live.classList.toggle("old", isOn() && age >= LATE);
   live.querySelector(".label").textContent = !isOn() ? live.dataset.off : problem ? live.dataset.stale : live.dataset.on;
   live.querySelector(".age").textContent = spanText(age);
+  if (isOn() && !problem && !held.size && now - Math.max(readAt, awakeAt) >= LATE * 1000) slowUntil = now + 2 * LATE * 1000;
+  slow.hidden = !isOn() || problem !== "" || ended || now >= slowUntil;
   const said = document.getElementById("not-updated");
   said.hidden = !isOn() || !problem;
   if (said.lastElementChild.textContent !== problem) said.lastElementChild.textContent = problem;
@@ -270,16 +276,21 @@ function update() {
   show();
 }
 
+function wake() {
+  awakeAt = Date.now();
+  update();
+}
+
 if (live && document.querySelector("[data-live]")) {
   live.hidden = false;
   live.addEventListener("click", () => {
     localStorage.setItem(LIVE_KEY, isOn() ? "off" : "on");
-    update();
+    wake();
   });
-  document.addEventListener("visibilitychange", update);
-  addEventListener("storage", update);
+  document.addEventListener("visibilitychange", wake);
+  addEventListener("storage", wake);
   addEventListener("pagehide", sleep);
-  addEventListener("pageshow", (event) => { timer = setTimeout(update, event.persisted ? 0 : 1000); });
+  addEventListener("pageshow", (event) => { timer = setTimeout(wake, event.persisted ? 0 : 1000); });
   setInterval(() => { if (!document.hidden) show(); }, 1000);
   show();
 }

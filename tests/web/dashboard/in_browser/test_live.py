@@ -115,6 +115,39 @@ async def test_a_page_says_that_the_store_is_away_and_how_old_it_is(
         await expect(said).to_be_hidden()
 
 
+async def test_a_page_says_that_its_updates_take_long(browser: Browser, home: str) -> None:
+    told = {"parts": [], "age": 0.0, "at": "1 Dec 2026 12:00:00", "again": 1.0}
+    async with visitor(browser, home) as seen:
+        page, switch, said = seen.page, seen.page.locator("#live-switch"), seen.page.locator("#slow")
+        await page.route("**/live?*", lambda route: route.fulfill(json=told))
+        await page.clock.install()
+
+        async def after(seconds: int) -> None:
+            for _ in range(seconds):
+                await page.clock.run_for(1_000)
+                await page.wait_for_timeout(0)
+
+        await seen.open("queues")
+        await after(12)
+        await expect(said).to_be_hidden()
+        told["age"] = 9.0
+        await after(2)
+        await expect(said).to_have_text("Updates take long; what is shown is from 1 Dec 2026 12:00:00")
+        await expect(switch).to_have_class(re.compile("old"))
+        await expect(switch.locator(".label")).to_have_text("Live")
+        told["age"] = 0.0
+        await after(10)
+        await expect(switch).not_to_have_class(re.compile("old"))
+        await expect(said).to_be_visible()  # it does not come and go between two updates
+        await after(15)
+        await expect(said).to_be_hidden()
+        await page.evaluate(HIDE, True)
+        await page.clock.run_for(60_000)
+        await page.evaluate(HIDE, False)
+        await expect(said).to_be_hidden()
+        assert seen.problems == []
+
+
 async def test_a_page_says_that_its_login_has_ended(browser: Browser, tq: TaskQ) -> None:
     token = "correct-horse-battery-staple"
     async with served(tq, token=token) as home, visitor(browser, home) as seen:
