@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
-from typing import Annotated
 
 import msgspec
 
@@ -16,9 +16,30 @@ from aiotaskq.log import log
 
 KIND = "history"
 _encode = msgspec.json.Encoder().encode
-_Histogram = Annotated[str, msgspec.Meta(pattern=r"^(\d+:\d+( \d+:\d+)*)?$")]
-_decode = msgspec.json.Decoder(list[tuple[str, str, str, int, int, int, _Histogram, _Histogram, Usage]]).decode
+_HISTOGRAMS = re.compile(r"(?:\d++:\d++ ?+)*+")
 _columns = attrgetter("queue", "type", "kind", "n", "run_us", "wait_us", "runs", "waits", "usage")
+
+
+class Part(msgspec.Struct, array_like=True, gc=False):
+    """What one write has added under the key of a period; the fields are those of ``Period``."""
+
+    queue: str
+    type: str
+    kind: str
+    n: int
+    run_us: int
+    wait_us: int
+    runs: str
+    waits: str
+    usage: Usage
+    at: int = 0
+    seconds: int = 0
+
+    def period(self) -> Period:
+        return Period(self.at, self.seconds, *_columns(self))
+
+
+_decode = msgspec.json.Decoder(list[Part]).decode
 
 
 class History:
@@ -41,11 +62,15 @@ class History:
 
         Both in microseconds UTC; a queue or a type that is given restricts.
         """
-        found: list[Period] = []
+        found = parts(await self.rows(since, until), queue, None if type is None else (type,))
+        return added_up([part.period() for part in found])
+
+    async def rows(self, since: int, until: int) -> list[SideRow]:
+        """Read the rows of these periods, for ``parts``."""
+        found: list[SideRow] = []
         for seconds in WIDTHS:
-            rows = await self._rows.read(Range(KIND, 0, after=_name(seconds, since), before=_name(seconds, until)))
-            found += [period for row in rows for period in _periods(row) or ()]
-        return added_up(p for p in found if queue in (None, p.queue) and type in (None, p.type))
+            found += await self._rows.read(Range(KIND, 0, after=_name(seconds, since), before=_name(seconds, until)))
+        return found
 
     async def roll(self, roll: Roll, limit: int) -> int:
         """Add periods to longer ones in their place, or delete them, the oldest first; return how many rows that was.
@@ -59,11 +84,11 @@ class History:
         gone = [row.name for row in rows]
         longer: list[SideRow] = []
         if (into := roll.into) is not None:
-            read = [(row.text, _periods(row)) for row in rows]
-            longer = _rows_of(widened(period, into) for _, periods in read for period in periods or ())
+            read = [(row.text, _parts(row)) for row in rows]
+            longer = _rows_of(widened(part.period(), into) for _, found in read for part in found or ())
             # What cannot be read goes along, and is deleted as days are.
             place = _name(into, roll.before)
-            longer += [SideRow(f"{place} {new_id()}", text) for text, periods in read if periods is None]
+            longer += [SideRow(f"{place} {new_id()}", text) for text, found in read if found is None]
         return len(gone) if await self._rows.swap(KIND, gone, longer) else 0
 
 
@@ -72,14 +97,29 @@ def _name(seconds: int, at: int) -> str:
     return f"{seconds:06d} {at:020d}"
 
 
-def _periods(row: SideRow) -> list[Period] | None:
-    """Return the periods of a row; None if it cannot be read, which is logged: it is kept for as long as days are."""
+def parts(rows: Iterable[SideRow], queue: str | None = None, types: Collection[str] | None = None) -> list[Part]:
+    """Return what rows have, of one queue or of some types where these are given; one key may have several parts."""
+    found = [part for row in rows for part in _parts(row) or ()]
+    if queue is not None:
+        found = [part for part in found if part.queue == queue]
+    return found if types is None else [part for part in found if part.type in types]
+
+
+def _parts(row: SideRow) -> list[Part] | None:
+    """Return what a row has; None if it cannot be read, which is logged: it is kept for as long as days are."""
     try:
-        seconds, at, _ = row.name.split(" ")
-        return [Period(int(at), int(seconds), *columns) for columns in _decode(row.text)]
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        name = row.name.split(" ")
+        seconds, at = int(name[0]), int(name[1])
+        found = _decode(row.text)
+        texts = filter(None, [part.runs for part in found] + [part.waits for part in found])
+        if not _HISTOGRAMS.fullmatch(" ".join(texts)):
+            raise ValueError("this is no histogram")
+    except (msgspec.DecodeError, RecursionError, ValueError, IndexError) as error:
         log.warning("history: the row {} cannot be read: {}", row.name, error)
         return None
+    for part in found:
+        part.at, part.seconds = at, seconds
+    return found
 
 
 def _rows_of(periods: Iterable[Period]) -> list[SideRow]:

@@ -13,9 +13,10 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from aiotaskq.backends.history import Part, parts
 from aiotaskq.core.alerts import LEAST_RUNS
 from aiotaskq.core.cron import local_timezone
-from aiotaskq.core.history import DAY, HOUR, KINDS, MINUTE, QUARTER, Period, added_histograms, begin_of, percentile
+from aiotaskq.core.history import DAY, HOUR, KINDS, MINUTE, QUARTER, added_histograms, begin_of, percentile
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.usage import Usage, summed
 from aiotaskq.web.dashboard.charts import Chart, bars, lines
@@ -222,33 +223,39 @@ class Past:
 
         At most ``USUAL_READ`` types that are not kept are read; further ones are left out, and read by later calls.
         """
-
-        async def read(type: str) -> float | None:
-            since = self._tq.queue.clock.now() / SECOND - DAY
-            periods = [each for each in await self._tq.history(since=since, type=type) if each.kind == "completed"]
-            if sum(each.n for each in periods) < LEAST_RUNS:
-                return None
-            found = percentile(added_histograms([each.runs for each in periods]), 99)
-            return None if found is None else found / SECOND
-
         known: list[str] = []
         new: list[str] = []
         for type in types:
             (known if self._usual.has(type, USUAL_KEPT) else new).append(type)
-        wanted = (*known, *new[:USUAL_READ])
-        return {type: await self._usual.get(type, USUAL_KEPT, functools.partial(read, type)) for type in wanted}
+        del new[USUAL_READ:]
+        read = await self._parts(self._tq.queue.clock.now() - DAY * SECOND, types=new) if new else []
 
-    async def _read(self, span: Span, *, queue: str | None = None, type: str | None = None) -> tuple[int, list[Period]]:
+        async def usual(type: str) -> float | None:
+            completed = [each for each in read if each.type == type and each.kind == "completed"]
+            if sum(each.n for each in completed) < LEAST_RUNS:
+                return None
+            found = percentile(added_histograms([each.runs for each in completed]), 99)
+            return None if found is None else found / SECOND
+
+        wanted = (*known, *new)
+        return {type: await self._usual.get(type, USUAL_KEPT, functools.partial(usual, type)) for type in wanted}
+
+    async def _read(self, span: Span, *, queue: str | None = None, type: str | None = None) -> tuple[int, list[Part]]:
         """Return now and the periods of a span, and of the one before it where that is drawn."""
 
-        async def read() -> tuple[int, list[Period]]:
+        async def read() -> tuple[int, list[Part]]:
             now = self._tq.queue.clock.now()
-            since = _begin(span, now) / SECOND - (span.seconds if span.before else 0)
-            return now, await self._tq.history(since=since, queue=queue, type=type)
+            since = _begin(span, now) - (span.seconds * SECOND if span.before else 0)
+            return now, await self._parts(since, queue, None if type is None else (type,))
 
         if span.seconds > HOUR or queue or type:  # what is added up is kept
             return await read()
         return await self._kept.get("periods", span.kept, read)
+
+    async def _parts(self, since: int, queue: str | None = None, types: Collection[str] | None = None) -> list[Part]:
+        until = self._tq.queue.clock.now() + MINUTE * SECOND
+        rows = await self._tq.queue.backend.history.rows(since, until)
+        return await asyncio.to_thread(parts, rows, queue, types)
 
 
 def _begin(span: Span, now: int) -> int:
@@ -259,7 +266,7 @@ Sums = Sequence[dict[Any, int]]
 """How many ended by kind of outcome, and the histograms of run times and waits."""
 
 
-def _sums(periods: Collection[Period]) -> Sums:
+def _sums(periods: Collection[Part]) -> Sums:
     counts: Counter[str] = Counter()
     for period in periods:
         counts[period.kind] += period.n
@@ -281,12 +288,12 @@ def _point(at: int, sums: Sums, parts: dict[str, int] | None = None) -> Point:
     return Point(at, known, times[0], times[1], parts or {})
 
 
-def _activity(span: Span, now: int, periods: Collection[Period], zone: str, by: str) -> Activity:
+def _activity(span: Span, now: int, periods: Collection[Part], zone: str, by: str) -> Activity:
     earliest = _begin(span, now)
     within = [period for period in periods if period.at >= earliest]
     first = min((period.at for period in periods if period.n), default=earliest)
     begin, step, count = frame(span, first, now)
-    points: list[list[Period]] = [[] for _ in range(count)]
+    points: list[list[Part]] = [[] for _ in range(count)]
     usage: Usage = {}
     for period in within:
         if period.usage:
@@ -330,7 +337,7 @@ def _points(begin: int, now: int, step: int) -> int:
     return math.ceil((begin_of(now, step) + step * SECOND - begin) / (step * SECOND))
 
 
-def _count(periods: Iterable[Period], key: Callable[[Period], T]) -> Counter[T]:
+def _count(periods: Iterable[Part], key: Callable[[Part], T]) -> Counter[T]:
     """Return how many completed or failed, by what ``key`` returns."""
     found = Counter[T]()
     for period in periods:
@@ -339,7 +346,7 @@ def _count(periods: Iterable[Period], key: Callable[[Period], T]) -> Counter[T]:
     return found
 
 
-def _parts(periods: Iterable[Period], by: str, names: Collection[str]) -> dict[str, int]:
+def _parts(periods: Iterable[Part], by: str, names: Collection[str]) -> dict[str, int]:
     """Return how many completed or failed by these names, in their order; the others have the last one."""
     if not by:
         return {}
@@ -348,8 +355,8 @@ def _parts(periods: Iterable[Period], by: str, names: Collection[str]) -> dict[s
     return found | ({OTHERS: counts.total()} if counts else {})
 
 
-def _types(begin: int, minutes: float, periods: Iterable[Period]) -> list[TypeSums]:
-    by_type: dict[str, list[Period]] = {}
+def _types(begin: int, minutes: float, periods: Iterable[Part]) -> list[TypeSums]:
+    by_type: dict[str, list[Part]] = {}
     for period in periods:
         if period.at >= begin:
             by_type.setdefault(period.type, []).append(period)
@@ -357,7 +364,7 @@ def _types(begin: int, minutes: float, periods: Iterable[Period]) -> list[TypeSu
     return [TypeSums(name, total, _ended(total.counts) / minutes) for name, total in sums.items()]
 
 
-def _queues(begin: int, periods: Iterable[Period]) -> dict[str, QueueHour]:
+def _queues(begin: int, periods: Iterable[Part]) -> dict[str, QueueHour]:
     found: dict[str, QueueHour] = {}
     for period in periods:
         ends = period.n and period.kind not in GO_ON

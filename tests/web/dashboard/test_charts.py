@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq import TaskQ
+from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.history import MINUTE, Period, Sums, added_histograms, begin_of, histogram, percentile
 from aiotaskq.core.task import SECOND
 from aiotaskq.runtime.queue.operations import Stats
@@ -293,14 +294,15 @@ def test_what_came_in_follows_from_what_is_there_and_what_has_ended() -> None:
 
 async def test_what_was_read_is_shared_for_some_seconds_and_bounded(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = 0
-    read = tq.history
+    history = tq.queue.backend.history
+    read = history.rows
 
-    async def counted(**where: Any) -> list[Period]:
+    async def counted(since: int, until: int) -> list[SideRow]:
         nonlocal reads
         reads += 1
-        return await read(**where)
+        return await read(since, until)
 
-    monkeypatch.setattr(tq, "history", counted)
+    monkeypatch.setattr(history, "rows", counted)
     now = tq.queue.clock.now()
     monkeypatch.setattr(tq.queue.clock, "now", lambda: now)
     past = Past(tq)
