@@ -13,6 +13,7 @@ import typer
 from aiotaskq.cli.i18n import chinese, tr
 from aiotaskq.cli.options import argument, command, option
 from aiotaskq.cli.output import Column, echo, echo_markdown, echo_table, echo_title, say
+from aiotaskq.core.foreign_names import everywhere
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import printable
 
@@ -22,6 +23,8 @@ LISTS = (INDEX, "comparison", "errors", "architecture", "contributing", "benchma
 """Pages that name everything, or that users of the package need not read: they come last in a search."""
 SYNONYMS = {"定时任务": "定时计划", "计划任务": "定时计划"}
 """Words of readers for which the manual has another one."""
+NAME = re.compile(r"[\w.-]*[^\W\d][\w.-]*")
+"""A name or an option in code that a reader has typed, such as ``self.retry`` and ``countdown`` of a call."""
 _TOPIC = re.compile(r"^- \[[^\]]+\]\((?:\.\./)?([\w-]+)\.md\)(?:: |：)(.+)$", re.MULTILINE)
 
 
@@ -31,6 +34,10 @@ class Section(NamedTuple):
     topic: str
     heading: str
     text: str
+
+    @property
+    def whole(self) -> str:
+        return f"{self.heading}\n{self.text}"
 
 
 @command(
@@ -106,14 +113,28 @@ def _search(words: str, topic: str | None) -> None:
     wanted = words_of(words)
     if not wanted:
         raise typer.BadParameter(tr("at least one word is needed"), param_hint="--search")
-    found = found_in([topic] if topic is not None else topics(), wanted)
+    pages = [topic] if topic is not None else topics()
+    found = found_in(pages, wanted)
+    names = NAME.findall(words)
+    if names and (not found or contained(wanted, found[0].whole) < len(wanted)):
+        wanted = words_of(" ".join(names))
+        found = found_in(pages, wanted)
+    if not found and topic is None:
+        found = [Section(here.page, name, f"{name}: {here.here}") for name in names for here in everywhere(name)]
     if not found:
         raise NotFound(tr("no section of the manual contains {words}", words=repr(printable(words))))
     for section in found:
         echo_title(f"{section.topic}{tr(': ')}{section.heading}")
-        for line in section.text.splitlines():
-            if any(word in line.casefold() for word in wanted):
-                echo(f"  {line.strip()}")
+        for line in _telling(section, wanted):
+            echo(f"  {line}")
+
+
+def _telling(section: Section, words: Sequence[str]) -> list[str]:
+    """Return the lines with the most of the words; words of the heading count only if it has all."""
+    wanted = [word for word in words if not contained([word], section.heading)] or words
+    lines = [(contained(wanted, line), line.strip()) for line in section.text.splitlines()]
+    most = max((count for count, _ in lines), default=0)
+    return [line for count, line in lines if count == most > 0]
 
 
 def words_of(query: str) -> list[str]:
@@ -124,22 +145,23 @@ def words_of(query: str) -> list[str]:
 def found_in(names: Iterable[str], words: Sequence[str]) -> list[Section]:
     """Return the sections with all of the words, or with the most of them if none has all; the best ones first.
 
-    Better is a section whose heading is the phrase, then one with the phrase in its heading or first paragraph, then
-    with more of the words in the name of its page and its heading, then with the phrase more often. ``LISTS`` come
-    last, in their order.
+    Better is a section whose heading is the phrase, then one with the phrase in its heading or in a first paragraph
+    that is no table, then with more of the words in the name of its page and its heading, then with a row of a table
+    about the phrase, then with it more often, then with a shorter heading. ``LISTS`` come last, in their order.
     """
-    counted = [(contained(words, f"{each.heading}\n{each.text}"), each) for name in names for each in sections(name)]
+    counted = [(contained(words, each.whole), each) for name in names for each in sections(name)]
     most = max((count for count, _ in counted), default=0)
     best = [section for count, section in counted if count == most > 0]
     phrase = " ".join(words)
 
-    def rank(section: Section) -> tuple[int, bool, bool, int, int]:
+    def rank(section: Section) -> tuple[int, bool, bool, int, bool, int, int]:
         last = LISTS.index(section.topic) + 1 if section.topic in LISTS else 0
-        paragraph, _, _ = section.text.strip().partition("\n\n")
-        opening = f"{section.heading}\n{paragraph}".casefold()
-        named = contained(words, f"{section.topic} {section.heading}")
-        often = section.text.casefold().count(phrase)
-        return last, section.heading.casefold() != phrase, phrase not in opening, -named, -often
+        heading, text = section.heading.casefold(), section.text.strip().casefold()
+        paragraph, _, _ = text.partition("\n\n")
+        opening = heading if paragraph.startswith("|") else f"{heading}\n{paragraph}"
+        named = contained(words, f"{section.topic} {heading}")
+        listed = re.search(rf"^\|[^|]*{re.escape(phrase)}", text, re.MULTILINE) is not None
+        return last, heading != phrase, phrase not in opening, -named, not listed, -text.count(phrase), len(heading)
 
     return sorted(best, key=rank)
 

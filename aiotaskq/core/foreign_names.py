@@ -44,6 +44,12 @@ def word(place: str, name: str) -> Word | None:
     return word(_BASES[place], name) if place in _BASES else None
 
 
+def everywhere(name: str) -> list[Word]:
+    """Return what a name of another library is here, in each place where it has it, without repetitions."""
+    found = [here for place in names() if (here := word(place, name)) is not None]
+    return list(dict.fromkeys(found))
+
+
 def unknown_options(where: str, place: str, unknown: Collection[str], known: Collection[str]) -> ValidationError:
     """Return the error of a call with options that there are not."""
     for name in sorted(unknown):

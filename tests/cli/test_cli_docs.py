@@ -72,6 +72,37 @@ def test_a_section_that_opens_with_the_phrase_comes_before_one_that_has_its_word
     assert [section.topic for section in found] == ["d", "b", "c", "a"]
 
 
+def test_a_row_of_a_table_comes_before_a_mention_and_a_short_heading_before_a_long_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docs, "MANUAL", tmp_path)
+    table = "| theirs | ours |\n|---|---|\n| `eta` | `at` |\n"
+    (tmp_path / "a.md").write_text("# Mention\nx\n\nits eta, eta\n", encoding="utf-8")
+    (tmp_path / "b.md").write_text(f"# Of a library and another\n{table}", encoding="utf-8")
+    (tmp_path / "c.md").write_text(f"# Of a library\n{table}", encoding="utf-8")
+    assert [section.topic for section in docs.found_in(["a", "b", "c"], ["eta"])] == ["c", "b", "a"]
+
+
+def test_a_call_that_is_typed_is_searched_for_by_its_names(cli: Cli) -> None:
+    found = cli.out("docs", "--search", "self.retry(countdown=120)")
+    assert found == cli.out("docs", "--search", "self.retry countdown") and "raise Retry(after=60)" in found
+    assert cli.out("docs", "--search", "max_retries=0") != cli.out("docs", "--search", "max_retries")
+
+
+def test_the_lines_with_the_most_words_are_shown_but_for_those_of_the_heading(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docs, "MANUAL", tmp_path)
+    (tmp_path / "a.md").write_text("# Retries\nof retries\na pause\na long pause\n", encoding="utf-8")
+    assert cli.out("docs", "--search", "long pause") == "a: Retries\n  a long pause\n"
+    assert cli.out("docs", "--search", "retries long") == "a: Retries\n  a long pause\n"
+    assert cli.out("docs", "--search", "retries") == "a: Retries\n  of retries\n"
+
+
+def test_a_name_of_another_library_that_no_page_has_is_found_in_the_table_of_names(cli: Cli) -> None:
+    assert cli.out("docs", "--search", "retry_kwargs={}") == "tasks: retry_kwargs\n  retry_kwargs: max_retries=3\n"
+
+
 def test_without_a_section_that_has_all_words_those_with_the_most_are_found(cli: Cli) -> None:
     assert cli.out("docs", "--search", "poison lease xyzzy") == cli.out("docs", "--search", "poison lease")
 
