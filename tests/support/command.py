@@ -105,9 +105,15 @@ class Cli:
 
     @contextmanager
     def running(self, *args: str, verb: str = "run") -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-        """Start ``run`` and collect its lines; wait until a handler has said that it began."""
+        """Start ``run``, or another verb, and collect its lines."""
+        with self.started(sys.executable, "-m", "aiotaskq", verb, *args) as started:
+            yield started
+
+    @contextmanager
+    def started(self, *command: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+        """Start a program in the folder, and collect its lines; kill it at the end."""
         process: subprocess.Popen[str] = nursery.Popen(
-            [sys.executable, "-m", "aiotaskq", verb, *args],
+            list(command),
             cwd=self.home,
             env=self.env,
             stdout=subprocess.PIPE,
