@@ -11,7 +11,7 @@ AiotaskqError
 ├── TaskFailed (RuntimeError)           the task whose result was awaited did not complete
 ├── BatchFailed (RuntimeError)           raised by a handler of batches: some of its items failed
 ├── Retry (RuntimeError)                 raised by a handler: run the task again, after a time of its choice
-├── ResultTimeout (TimeoutError)        the task did not end within the caller's timeout
+├── ResultTimeout (TimeoutError)        the task did not end, or the worker did not answer, within the timeout
 ├── EventTimeout (TimeoutError)          the event that a handler waited for did not come in time
 ├── LeaseLost (RuntimeError)            a write by an owner that no longer holds the lease
 ├── NotSupported (NotImplementedError)  this backend does not support the option or call

@@ -200,9 +200,9 @@ def _formatted(error: BaseException) -> str:
     return "\n".join(f"    {printable(line, _TRACEBACK_LINE)}" for line in text.rstrip("\n").split("\n"))
 
 
-_PACKAGE = os.path.dirname(__file__) + os.sep
-_BETWEEN = tuple(
-    os.path.join(_PACKAGE, *name)
+PACKAGE = os.path.dirname(__file__) + os.sep
+BETWEEN = tuple(
+    os.path.join(PACKAGE, *name)
     for name in (
         ("runtime", "worker", "runner.py"),
         ("runtime", "handler.py"),
@@ -216,11 +216,11 @@ def application_frames(trace: TracebackType | None) -> TracebackType | None:
 
     Frames of aiotaskq that the application called are kept.
     """
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(PACKAGE):
         trace = trace.tb_next
     kept: list[TracebackType] = []
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename not in _BETWEEN:  # between a middleware and the handler
+        if trace.tb_frame.f_code.co_filename not in BETWEEN:  # between a middleware and the handler
             kept.append(trace)
         trace = trace.tb_next
     following: TracebackType | None = None

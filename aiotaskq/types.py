@@ -18,7 +18,7 @@ from aiotaskq.core.schedule import Schedule, ScheduleOptions
 from aiotaskq.core.steps import EventValue, Step
 from aiotaskq.core.stopping import ExitCode
 from aiotaskq.core.task import Attempt, Filters, Task
-from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.core.worker_info import RunStack, WorkerInfo, WorkerStack
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.hooks import HookCall
@@ -48,6 +48,7 @@ __all__ = [
     "OperationsOptions",
     "Period",
     "PushOptions",
+    "RunStack",
     "RunningOptions",
     "Schedule",
     "ScheduleOptions",
@@ -62,5 +63,6 @@ __all__ = [
     "TaskHandle",
     "TaskOptions",
     "WorkerInfo",
+    "WorkerStack",
     "Workers",
 ]

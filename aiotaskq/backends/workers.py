@@ -22,17 +22,21 @@ from msgspec.structs import replace
 from aiotaskq.backends.side_rows import WORKER, Range, SideRow, SideRows, WithSide
 from aiotaskq.core.history import KEEP_DAYS
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.core.worker_info import WorkerInfo, WorkerStack
 from aiotaskq.log import log
 
 Held = tuple[str, int, bool]
 """The id, the fence and the cancel flag of a running task."""
 VERSION = "version"
 """The kind of the versions of applications, by name: when a worker first started with it, in microseconds UTC."""
-MANY = 1_000  # versions of which nothing has started for long that are deleted at a time
+STACK = "stack"
+"""The kind of the answers of workers that were asked where their handlers stand, by the ids of the workers."""
+ANSWERED = 60 * SECOND  # for which an answer is kept
+MANY = 1_000  # rows that are not needed any more that are deleted at a time
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(WorkerInfo).decode
+_decode_stack = msgspec.json.Decoder(WorkerStack).decode
 
 
 class Workers:
@@ -70,21 +74,41 @@ class Workers:
     async def heartbeat(self, worker: WorkerInfo) -> bool:
         """Write the row of a worker; return whether it was there, else nothing is written.
 
-        What it is asked for, ``quiet`` and ``wanted_concurrency``, stays as it is: only ``steer`` writes that.
+        What it is asked for, ``quiet``, ``wanted_concurrency`` and ``stack_asked``, stays as it is: only ``steer``
+        writes that.
         """
 
         def written(known: WorkerInfo | None) -> WorkerInfo:
             if known is None:
                 return worker
-            return replace(worker, quiet=known.quiet, wanted_concurrency=known.wanted_concurrency)
+            asked = {"quiet": known.quiet, "wanted_concurrency": known.wanted_concurrency}
+            return replace(worker, **asked, stack_asked=known.stack_asked)
 
         return await self._change(worker.owner, written, repeatable=True)
 
-    async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
+    async def steer(
+        self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None, stack_asked: int = 0
+    ) -> bool:
         """Write what a worker is asked for, as far as it is given; return whether the worker was there."""
         given = {"quiet": quiet, "wanted_concurrency": concurrency}
         asked = {name: value for name, value in given.items() if value is not None}
-        return await self._change(owner, lambda known: known and replace(known, **asked), repeatable=True)
+
+        def written(known: WorkerInfo | None) -> WorkerInfo | None:
+            # Of two that ask for the stack at the same time, both get the answer to the later request.
+            return known and replace(known, **asked, stack_asked=max(known.stack_asked, stack_asked))
+
+        return await self._change(owner, written, repeatable=True)
+
+    async def answer(self, owner: str, stack: WorkerStack) -> None:
+        """Store where the handlers of a worker stand, for a minute."""
+        await self._rows.put(STACK, [SideRow(owner, _encode(stack).decode(), stack.at + ANSWERED)])
+        await self._rows.expire(STACK, stack.at, MANY)
+
+    async def answered(self, owner: str, asked: int) -> WorkerStack | None:
+        """Read the answer of a worker to ``stack_asked``, or a later one; None where there is none."""
+        (text,) = await self._rows.get(STACK, [owner], 0)
+        stack = None if text is None else _decode_stack(text)
+        return stack if stack is not None and stack.asked >= asked else None
 
     async def remove(self, worker: WorkerInfo) -> bool:
         """Remove a worker if its ``lease_until`` is that of ``worker``, as it was read; return whether it was.

@@ -42,7 +42,7 @@ from aiotaskq.operations.queues import QueueState, StatsView, get
 from aiotaskq.operations.scale import ScaleView
 from aiotaskq.operations.table import Access
 from aiotaskq.operations.values import KeyPage
-from aiotaskq.operations.workers import Steered, WorkerDetail, WorkerView
+from aiotaskq.operations.workers import StackList, Steered, WorkerDetail, WorkerView
 from aiotaskq.runtime.limits import MOST_LISTED
 
 # ---- the audit log --------------------------------------------------------------------------------------------------
@@ -281,6 +281,20 @@ def _worker(worker: WorkerDetail) -> None:
         echo_table(worker.running, (Column("TASK", "task_id"), Column("TYPE", "type"), since))
 
 
+def _stack(found: StackList) -> None:
+    if not found.runs:
+        say("worker {owner} runs nothing now", owner=found.id)
+    for run in found.runs:
+        echo_table([run], STACK)
+        for line in run.lines:
+            echo(f"    {line}")
+        if run.pids:
+            pids = ", ".join(map(str, run.pids))
+            say("    in a child process, one of {pids}; py-spy dump --pid PID shows more", pids=pids)
+    if found.left_off:
+        say("and {count} more tasks", count=found.left_off)
+
+
 def _resized(worker: WorkerView) -> None:
     count = worker.wanted_concurrency
     say("{owner}: {count} slots, with its next heartbeat at the latest", owner=worker.id, count=count)
@@ -303,7 +317,15 @@ WORKERS = (
     Column("OWNER", "id", rank=2),
 )
 command_of("workers.list", listed("no workers and no running tasks", *WORKERS))
+STACK = (
+    Column("TASK", "task_id"),
+    Column("TYPE", "type"),
+    Column("SINCE", lambda run: ago(run.began_at)),
+    Column("ATTEMPT", "attempt"),
+    Column("RUNS IN", "executor"),
+)
 command_of("workers.get", _worker)
+command_of("workers.stack", _stack)
 command_of_several("workers.quiet", _asked, done="asked to be quiet: {count}")
 command_of_several("workers.wake", _asked, done="asked to claim again: {count}")
 command_of("workers.resize", _resized, arguments=["concurrency"])

@@ -87,7 +87,7 @@ class EventTimeout(AiotaskqError, TimeoutError):
 
 
 class ResultTimeout(AiotaskqError, TimeoutError):
-    """The task did not end in time; it is not cancelled by that. Wait again, or cancel it."""
+    """The task did not end in time, or the worker did not answer. A task is not cancelled by that."""
 
 
 class LeaseLost(AiotaskqError, RuntimeError):

@@ -46,6 +46,8 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     they are too many."""
     version: str | None = None
     """Of its application: ``TaskQ(version=…)``."""
+    stack_asked: int = 0
+    """When it was last asked where its handlers stand, in microseconds UTC; 0 for never."""
 
     started = utc("started_at")
     seen = utc("seen_at")
@@ -64,6 +66,36 @@ class WorkerInfo(msgspec.Struct, frozen=True):
             return self.types is None or type in self.types
         versions = {each for each in self.types if each.startswith(f"{type}@")}
         return f"{type}@{version}" in versions if versions else version == 1
+
+
+class RunStack(msgspec.Struct, frozen=True):
+    """Where the handler of a running task stands: places in the code, and no values."""
+
+    task_id: str
+    type: str
+    began_at: int | None
+    """In microseconds UTC."""
+    attempt: int
+    """Which one it is, from 1."""
+    executor: str
+    """What runs the handler: ``loop``, ``thread``, ``process`` or ``interpreter``."""
+    lines: tuple[str, ...]
+    """``file:line function``, the latest call last; none where the handler runs elsewhere."""
+    pids: tuple[int, ...] = ()
+    """The child processes of which one runs the handler."""
+
+
+class WorkerStack(msgspec.Struct, frozen=True):
+    """Where the handlers of a worker stood."""
+
+    asked: int
+    """The latest ``WorkerInfo.stack_asked`` that this answers."""
+    at: int
+    """When this was so, in microseconds UTC."""
+    runs: tuple[RunStack, ...]
+    """The earliest start first."""
+    left_off: int = 0
+    """How many more tasks run."""
 
 
 def told_names(names: Iterable[str]) -> tuple[str, ...] | None:

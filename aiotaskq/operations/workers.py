@@ -1,4 +1,4 @@
-"""Operations on workers: list, get, quiet, wake, resize."""
+"""Operations on workers: list, get, stack, quiet, wake, resize."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.worker_info import WorkerInfo, read_owner
-from aiotaskq.errors import NotSupported
+from aiotaskq.errors import NotSupported, ResultTimeout
 from aiotaskq.operations.fields import Count, Name, Time, about, view_of
 from aiotaskq.operations.table import Access, DryRun, Operations, only
 from aiotaskq.runtime.queue.bulk import pages, task_filter
@@ -78,6 +78,24 @@ class WorkerDetail(WorkerView):
     running: list[RunView] = []
 
 
+class StackView(RunView):
+    """Where the handler of a running task stands."""
+
+    attempt: Annotated[int, about("From 1")]
+    executor: Annotated[str, about("loop, thread, process or interpreter")]
+    lines: Annotated[list[str], about("`file:line function`, the latest call last; empty where it runs elsewhere")]
+    pids: Annotated[list[int], about("The child processes of which one runs it")]
+
+
+class StackList(Struct):
+    """Where the handlers of a worker stood, the earliest start first."""
+
+    id: str
+    at: Time
+    runs: list[StackView]
+    left_off: Annotated[Count, about("How many more tasks run")]
+
+
 class Steered(Struct):
     """How many workers were asked."""
 
@@ -137,6 +155,20 @@ async def get(access: Access, worker_id: WorkerId) -> WorkerDetail:
     for task in tasks:
         _add({info.owner: view}, task)
     return WorkerDetail(**structs.asdict(view), running=[view_of(RunView, task) for task in tasks])
+
+
+@workers(thing="worker_id", raises=(NotSupported, ResultTimeout))
+async def stack(
+    access: Access,
+    worker_id: WorkerId,
+    within: Annotated[float, about("Seconds until it has to answer", gt=0, le=60)] = 10.0,
+) -> StackList:
+    """Ask a worker where its handlers stand now: places in the code, without values.
+
+    It answers also while its event loop stands still. A task that it has claimed and not begun is not there.
+    """
+    found = await access.tq.workers.stack(worker_id, within)
+    return view_of(StackList, found, id=worker_id, runs=[view_of(StackView, run) for run in found.runs])
 
 
 @workers(changes=True, thing="worker_id", raises=(NotSupported,))

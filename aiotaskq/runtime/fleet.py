@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from aiotaskq.backends import workers as registry
 from aiotaskq.backends.listeners import STEER
-from aiotaskq.core.errors import MAX_NAME, check_int, check_key
+from aiotaskq.concurrency.clock import Clock, SystemClock
+from aiotaskq.concurrency.failure_backoff import backoff
+from aiotaskq.core.errors import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.core.status import Status
-from aiotaskq.core.task import Task
-from aiotaskq.core.worker_info import WorkerInfo
-from aiotaskq.errors import NotFound, NotSupported
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.worker_info import WorkerInfo, WorkerStack
+from aiotaskq.errors import NotFound, NotSupported, ResultTimeout
 from aiotaskq.log import log, printable
 
 if TYPE_CHECKING:
@@ -22,11 +25,11 @@ class Workers:
     """The workers in the registry of one store, by their ids.
 
     The request is written into the store. A worker does it when it is notified, where the store can notify, and
-    with its next heartbeat at the latest. ``memory://`` has no registry: there these raise NotSupported.
+    within 3 seconds otherwise. ``memory://`` has no registry: there these raise NotSupported.
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, clock: Clock | None = None) -> None:
+        self._backend, self._clock = backend, clock or SystemClock()
 
     async def list(self) -> list[WorkerInfo]:
         """Return the workers, the earliest start first. Raises NotSupported."""
@@ -82,6 +85,43 @@ class Workers:
         """
         await self._steer(owner, concurrency=check_int("concurrency", concurrency, 1, 10_000))
         return await self.get(owner)
+
+    async def stack(self, owner: str, timeout: float | timedelta = 10.0) -> WorkerStack:
+        """Ask a worker where its handlers stand now, and return its answer: places in the code, and no values.
+
+        It answers from a thread of its own, also while its event loop stands still. ``timeout`` in seconds: where the
+        store does not notify a worker, it looks every 3 seconds.
+
+        Raises NotFound, NotSupported, ResultTimeout if no answer came in time, ValidationError.
+        """
+        seconds, registry = check_seconds("timeout", timeout, zero=False), self._registry
+        asked = max(self._clock.now(), (await self.get(owner)).stack_asked + 1)
+        end = self._clock.ticks() + int(seconds * SECOND)
+        if not await registry.steer(owner, stack_asked=asked):
+            raise _missing(owner)
+        self._backend.listeners.notify(STEER, [owner])
+        log.debug("worker {} is asked where its handlers stand", printable(owner))
+        looks = 0
+        while (found := await registry.answered(owner, asked)) is None:
+            left = (end - self._clock.ticks()) / SECOND
+            if left <= 0:
+                raise self._unanswered(await self.get(owner), seconds)
+            looks += 1
+            await self._clock.sleep(min(left, backoff(looks, 0.02, 0.5)))
+        return found
+
+    def _unanswered(self, worker: WorkerInfo, seconds: float) -> ResultTimeout:
+        now, name = self._clock.now(), printable(worker.owner)
+        ago = max(0, now - worker.seen_at) // SECOND
+        if now >= worker.lease_until:
+            return ResultTimeout(
+                f"worker {name} has not answered within {seconds:g} s; it was last seen {ago} s ago, and its lease is "
+                "over: its process has ended, is suspended, or does not reach the store"
+            )
+        return ResultTimeout(
+            f"worker {name} has not answered within {seconds:g} s; it was last seen {ago} s ago: its process has just "
+            "ended, is suspended, or is busy in code that lets no other thread run; look into its log"
+        )
 
     async def _steer(self, owner: str | None, *, quiet: bool | None = None, concurrency: int | None = None) -> int:
         registry = self._registry

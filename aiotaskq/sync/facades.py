@@ -68,6 +68,7 @@ class Workers(Facade[Any]):
     quiet = blocking(AsyncWorkers.quiet)
     wake = blocking(AsyncWorkers.wake)
     resize = blocking(AsyncWorkers.resize)
+    stack = blocking(AsyncWorkers.stack)
 
 
 class Operations(Facade[Any]):

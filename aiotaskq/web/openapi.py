@@ -25,6 +25,7 @@ _WORDS = {
     429: ("TooManyGuesses", "too many wrong tokens; wait"),
     501: ("NotSupported", "this store cannot do that"),
     503: ("DatabaseUnavailable", "the store does not answer; try again later"),
+    504: ("ResultTimeout", "worker w1 has not answered within 10 s"),
 }
 
 

@@ -16,6 +16,7 @@ from aiotaskq.errors import (
     NotFound,
     NotSupported,
     QueueFull,
+    ResultTimeout,
     SchemaTooNew,
     TaskConflict,
     ValidationError,
@@ -33,6 +34,7 @@ _STATUSES: tuple[tuple[type[AiotaskqError], int, str | None], ...] = (
     (NotShown, 403, None),
     (TaskConflict, 409, None),
     (NotSupported, 501, None),
+    (ResultTimeout, 504, None),
     (QueueFull, 503, "the queue is full; push later"),
     (ReadTooLong, 503, "this takes too long, and was cancelled; narrow the filter, or the span of time"),
     # The messages of these name hosts and files, which clients must not learn; they are logged.

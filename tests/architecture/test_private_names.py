@@ -14,7 +14,7 @@ import aiotaskq
 PACKAGE = Path(aiotaskq.__file__).parent
 
 # Names with an underscore that their documentation names: they are public.
-DOCUMENTED = {"os._exit", "sys._getframe"}
+DOCUMENTED = {"os._exit", "sys._current_frames", "sys._getframe"}
 DOCUMENTED_OF_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
 
 ALLOWED = {

@@ -76,7 +76,7 @@ VERBS = {
     "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "mcp": (), "check": (), "doctor": (),
     "audit": (), "docs": (), "bench": (), "completion": (), "history": (), "failures": (), "scale": (),
     "tasks": ("push", "list", "get", "steps", "edit", "retry", "rerun", "run-now", "cancel", "delete", "log"),
-    "workers": ("list", "get", "quiet", "wake", "resize"),
+    "workers": ("list", "get", "stack", "quiet", "wake", "resize"),
     "schedules": (
         *("list", "get", "add", "update", "pause", "resume", "run-now", "delete", "history", "backfill", "preview"),
     ),

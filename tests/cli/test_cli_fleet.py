@@ -12,6 +12,7 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.history import MINUTE, Sums, begin_of
 from aiotaskq.core.task import SECOND
+from aiotaskq.core.worker_info import RunStack, WorkerStack
 from tests.support.command import Cli, prepared
 from tests.support.rows import worker_info
 
@@ -55,6 +56,26 @@ def test_a_worker_is_shown_with_what_it_runs(cli: Cli) -> None:
     assert [(run["task_id"], run["type"]) for run in shown["running"]] == [(task_id, "mail")]
     assert task_id in cli.out("workers", "get", "worker-a-1")
     assert cli.json("workers", "get", "worker-b")["running"] == []
+
+
+def test_a_worker_tells_where_its_handlers_stand(cli: Cli) -> None:
+    registered(cli)
+    late = 4_000_000_000 * SECOND  # after it is asked
+
+    def answered(*runs: RunStack, left_off: int = 0) -> str:
+        async def write(tq: TaskQ) -> None:
+            assert tq.queue.backend.workers is not None
+            await tq.queue.backend.workers.answer("worker-a-1", WorkerStack(late, late, runs, left_off))
+
+        with_tq(cli, write)
+        return cli.out("workers", "stack", "worker-a")
+
+    assert answered() == "worker worker-a-1 runs nothing now\n"
+    loop = RunStack("t1", "mail", late, 2, "loop", ("/srv/shop.py:7 mail", "/srv/smtp.py:9 send"))
+    shown = answered(loop, RunStack("t2", "pay", None, 1, "process", (), (41, 42)), left_off=3)
+    assert "t1    mail  " in shown and "    /srv/shop.py:7 mail\n    /srv/smtp.py:9 send\n" in shown
+    assert "one of 41, 42; py-spy" in shown and shown.endswith("and 3 more tasks\n")
+    assert "has not answered within 0.01 s" in cli.fails("workers", "stack", "worker-b", "--within", "0.01")
 
 
 def test_workers_are_quieted_woken_and_resized(cli: Cli) -> None:

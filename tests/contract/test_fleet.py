@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.status import Status
-from aiotaskq.errors import NotFound, NotSupported, ValidationError
+from aiotaskq.core.task import SECOND
+from aiotaskq.errors import NotFound, NotSupported, ResultTimeout, ValidationError
 from tests.support.backends import Store
 from tests.support.machine import within
+from tests.support.rows import worker_info
 from tests.support.waiting import eventually
 
 
@@ -37,7 +40,7 @@ class Handlers:
 @contextlib.asynccontextmanager
 async def fleet(store: Store, **options: Any) -> AsyncIterator[tuple[TaskQ, TaskQ, Handlers, str]]:
     """A worker, a TaskQ as that of another process, the handlers, and the id of the worker."""
-    tq = TaskQ(store.url, heartbeat=0.1, poll_interval=0.05, **options)
+    tq = TaskQ(store.url, **{"heartbeat": 0.1, "poll_interval": 0.05, **options})
     handlers = Handlers(tq)
     async with TaskQ(store.url) as far, tq.running(concurrency=2):
         assert tq.worker is not None
@@ -99,6 +102,47 @@ async def test_a_worker_is_resized_while_it_runs(shared_store: Store) -> None:
         handlers.go_on.set()
         ends = [await tq.queue.wait_for_end(handle.task_id, within(30)) for handle in handles]
         assert sorted(str(task.status) for task in ends) == ["cancelled"] * 3 + ["completed"] * 3
+
+
+async def test_a_worker_tells_where_its_handlers_stand(shared_store: Store) -> None:
+    async with fleet(shared_store) as (_, far, handlers, owner):
+        assert (await far.workers.stack(owner, within(10))).runs == ()
+        task = await far.push("holds")
+        await eventually(lambda: handlers.running == 1)
+        found = await far.workers.stack(owner, within(10))
+        (run,) = found.runs
+        assert (run.task_id, run.type, run.attempt, run.executor) == (task.task_id, "holds", 1, "loop")
+        assert run.began_at is not None and run.began_at <= found.at
+        assert [line.rpartition(" ")[2] for line in run.lines] == ["Handlers._run", "Event.wait"]
+        one, other = await asyncio.gather(*(far.workers.stack(owner, within(10)) for _ in range(2)))
+        assert min(one.at, other.at) > found.at, "not the answer to an earlier one"
+
+
+async def test_a_worker_looks_between_heartbeats_at_what_it_is_asked_for(
+    shared_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiotaskq.runtime.worker.heartbeat.LOOK", 0.05)  # not every store notifies it
+    async with fleet(shared_store, heartbeat=1_000, lease=3_000) as (tq, far, _, owner):
+        assert (await far.workers.stack(owner, within(20))).runs == ()
+        worker = tq.worker
+        assert worker is not None and await far.workers.quiet(owner) == 1
+        await eventually(lambda: worker.quiet)
+
+
+async def test_a_worker_that_does_not_answer_is_told_of(shared_store: Store) -> None:
+    registry, now = shared_store.backend.workers, SystemClock().now()
+    assert registry is not None
+    await registry.register(worker_info("gone", seen_at=now - 90 * SECOND, lease_until=now - 30 * SECOND))
+    await registry.register(worker_info("still", seen_at=now - 7 * SECOND, lease_until=now + 3600 * SECOND))
+    async with TaskQ(shared_store.url) as far:
+        with pytest.raises(ResultTimeout, match=r"gone has not .* seen 9\d s ago, and its lease is over"):
+            await far.workers.stack("gone", 0.05)
+        with pytest.raises(ResultTimeout, match=r"still has not answered within 0.05 s; .* look into its log"):
+            await far.workers.stack("still", 0.05)
+        with pytest.raises(NotFound, match="there is no worker nobody"):
+            await far.workers.stack("nobody")
+        with pytest.raises(ValidationError, match="timeout"):
+            await far.workers.stack("still", 0)
 
 
 async def test_an_unknown_worker_and_a_wrong_number_are_refused(shared_store: Store) -> None:
@@ -184,6 +228,8 @@ async def test_a_worker_in_another_process_is_quieted_resized_and_woken(shared_s
             await eventually(lambda: busy(1))
             (worker,) = await tq.workers.list()
             assert worker.pid == process.pid
+            (run,) = (await tq.workers.stack(worker.owner, within(10))).runs
+            assert [line.rpartition(" ")[2] for line in run.lines] == ["holds", "sleep"]
             await tq.workers.resize(worker.owner, 2)
             await eventually(lambda: busy(2))
             assert await tq.workers.quiet() == 1

@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.side_rows import WORKER, SideRow
-from aiotaskq.backends.workers import VERSION, Workers
+from aiotaskq.backends.workers import ANSWERED, VERSION, Workers
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.history import DAY
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import LeaseExpired, Released, marked, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
+from aiotaskq.core.worker_info import RunStack, WorkerStack
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, completed, ids, new, pushed, read, running
@@ -342,3 +343,19 @@ async def test_who_is_not_there_is_asked_for_nothing(workers: Workers) -> None:
     asked = info(quiet=True, wanted_concurrency=2)
     await workers.register(asked)  # as a worker does that lost its row, and had been asked before
     assert await workers.get("w") == asked
+
+
+async def test_an_answer_is_read_until_it_is_too_old(registry: Store, workers: Workers) -> None:
+    await workers.register(info("w"))
+    assert await workers.answered("w", 0) is None
+    stood = WorkerStack(7, NOW, (RunStack("a", "t", None, 1, "loop", ("x.py:1 é",)),), 2)
+    await workers.answer("w", stood)
+    assert await workers.answered("w", 7) == stood and await workers.answered("v", 7) is None
+    assert await workers.answered("w", 8) is None, "it was asked again"
+    await workers.answer("v", WorkerStack(1, NOW + ANSWERED, ()))
+    assert await workers.answered("w", 7) is None, "deleted with what another worker writes later"
+    assert await workers.steer("w", stack_asked=9) is True
+    assert await workers.steer("w", stack_asked=8, quiet=True) is True, "both are answered with the later one"
+    assert await workers.heartbeat(info("w")) is True
+    found = await workers.get("w")
+    assert found is not None and found.stack_asked == 9

@@ -34,7 +34,7 @@ SECTIONS: dict[str, str] = {
     "Limits, rates and fair shares": "Limit Rate Fair Limits LimitState",
     "Groups and workflows": "group chain Workflow GroupHandle GroupProgress GroupState MemberResult",
     "Steps, sleeps and events": "step sleep_for sleep_until wait_event Step EventValue",
-    "Operating": "Filters TaskChanges Stats Period Workers WorkerInfo HookCall InvalidRow",
+    "Operating": "Filters TaskChanges Stats Period Workers WorkerInfo WorkerStack RunStack HookCall InvalidRow",
     "In a web application": "RunningOptions OperationsOptions DashboardOptions",
     "Errors": " ".join(errors.__all__),
     "Codecs": " ".join(codecs.__all__),

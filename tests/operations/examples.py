@@ -13,6 +13,7 @@ from aiotaskq.core.limits import Limit
 from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, new_task
+from aiotaskq.core.worker_info import RunStack, WorkerStack
 from aiotaskq.operations.schedules import fields_seen
 from aiotaskq.runtime.audit import audit
 from tests.support.rows import worker_info
@@ -73,6 +74,7 @@ EXAMPLES: dict[str, Example] = {
     "limits.reset": Example({"key": "tenant:42"}),
     "workers.list": Example(),
     "workers.get": Example({"worker_id": WORKER}, "none"),
+    "workers.stack": Example({"worker_id": WORKER, "within": 5.0}, "none"),
     "workers.quiet": Example({"worker_id": WORKER}, "none"),
     "workers.quiet_many": Example(DONE),
     "workers.wake": Example({"worker_id": WORKER}, "none"),
@@ -132,6 +134,8 @@ def fill(url: str) -> None:
             await registry.register(
                 worker_info(WORKER, concurrency=2, started_at=now, seen_at=now, lease_until=now + 3600 * SECOND)
             )
+            stood = RunStack("a", "a", now, 1, "process", ("shop.py:7 pay",), (4242,))
+            await registry.answer(WORKER, WorkerStack(AT * SECOND, AT * SECOND, (stood,)))
             sums = Sums()
             sums.add_runs([250_000], [10_000])
             at = begin_of(now - MINUTE * SECOND, MINUTE)

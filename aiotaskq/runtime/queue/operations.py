@@ -81,7 +81,7 @@ class Operations(ABC, Generic[Retried_co]):
     @property
     def workers(self) -> Workers:
         """The workers of the store: listed, quieted, woken and resized."""
-        return Workers(self._operated.backend)
+        return Workers(self._operated.backend, self._operated.clock)
 
     async def emit(
         self, key: str, value: Any = None, *, expires: float | timedelta | None = EVENT_AGE, session: Any = None

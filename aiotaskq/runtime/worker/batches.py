@@ -112,6 +112,11 @@ class Batches:
         batches = {id(batch): batch for batch in self._batches.values() if batch.handler.executor != "loop"}
         return [batch.call for batch in batches.values() if batch.call is not None]
 
+    def call_of(self, task: Task) -> asyncio.Task[None] | None:
+        """Return the call that has the item of a task; None where there is none yet. From any thread."""
+        batch = self._batches.get(task.task_id)
+        return None if batch is None else batch.call
+
     def open(self) -> None:
         """Let calls run in a copy of the present context."""
         self._context = contextvars.copy_context()

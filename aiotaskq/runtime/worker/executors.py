@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any
 
-from aiotaskq.runtime.current import apart
+from aiotaskq.runtime.current import apart, batch, current
 from aiotaskq.runtime.handler import Handler
 
 # Raised in a thread or a child process, these end neither the program nor the loop: the task fails.
@@ -31,6 +31,8 @@ class Executors:
         """How many threads there may be."""
         self._threads: DaemonThreads | None = None
         self._pools: dict[str, Executor] = {}  # by the kind of the handler
+        self.threads: dict[str, int] = {}
+        """The identifiers of the threads in which handlers run, by task id."""
 
     def resize(self, concurrency: int) -> None:
         """Have so many threads, and pools of the size that follows. What runs goes on, in the former pools."""
@@ -41,6 +43,11 @@ class Executors:
             for pool in self._pools.values():
                 pool.shutdown(wait=False)
             self._pools = {}
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The child processes for handlers."""
+        return tuple(getattr(self._pools.get("process"), "_processes", None) or ())
 
     @property
     def pool_size(self) -> int:
@@ -70,7 +77,17 @@ class Executors:
         if self._threads is None:
             # Not a ThreadPoolExecutor: a handler that never returns must not keep the process from ending.
             self._threads = DaemonThreads(self.concurrency, "aiotaskq-handler")
-        return self._threads.submit(contextvars.copy_context().run, _call, handler.function, params)
+        return self._threads.submit(contextvars.copy_context().run, self._call_here, handler.function, params)
+
+    def _call_here(self, function: Callable[..., Any], params: Mapping[str, Any]) -> Any:
+        known = batch.get() or (current.get(),)
+        ids = [context.task.task_id for context in known if context is not None]
+        self.threads.update(dict.fromkeys(ids, threading.get_ident()))
+        try:
+            return _call(function, params)
+        finally:
+            for task_id in ids:
+                self.threads.pop(task_id, None)
 
     def _in_interpreter(self, handler: Handler, params: Mapping[str, Any]) -> Future[Any]:
         if (interpreters := self._pools.get("interpreter")) is None:

@@ -16,7 +16,7 @@ from aiotaskq.concurrency.loop_thread import LoopThread
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.outcome import DEAD_AFTER
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.worker_info import WorkerInfo, told_names
+from aiotaskq.core.worker_info import WorkerInfo, WorkerStack, told_names
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log
 from aiotaskq.runtime.owner import fresh_owner, renewing
@@ -35,6 +35,7 @@ Description = tuple[tuple[str, ...] | None, int, int, Iterable[str], Iterable[st
 WORKER = "worker-"  # the beginning of the ids of workers
 PATIENCE = 0.25  # leases until a connection without an answer is given up, at least a second
 LEAVING = 1.0  # seconds that leaving the registry may take; else the lease ends by itself
+LOOK = 3.0  # seconds between two looks at what the worker is asked for: not every store notifies it of that
 TRY_WITHIN = 0.5  # leases between tries while the store is away; a reaper waits for a whole lease once it is back
 
 
@@ -62,6 +63,7 @@ class Heartbeat:
         unknown: Callable[[Sequence[Key]], None],
         describe: Callable[[], Description],
         steered: Callable[[bool, int | None], None] = lambda _quiet, _concurrency: None,
+        stack: Callable[[int], WorkerStack] | None = None,
     ) -> None:
         """Wire a heartbeat; ``lease`` and ``heartbeat`` in seconds, ``version`` that of the application.
 
@@ -70,7 +72,8 @@ class Heartbeat:
         no renewal was answered for a whole lease: other workers may have the tasks. ``unknown`` is called with
         deliveries that this worker has in the store, and that it will never run. ``describe`` returns what the registry
         is told, from any thread. ``steered`` is called on the worker's loop when others have asked for something else:
-        whether to be quiet, and for how many slots.
+        whether to be quiet, and for how many slots. ``stack`` returns where its handlers stand, when others have asked
+        for that at the time that it gets; it is called in the thread of the heartbeat.
         """
         self.owner = fresh_owner(WORKER)
         """The id under which the worker claims. Only the worker's loop uses it, and replaces it."""
@@ -87,6 +90,8 @@ class Heartbeat:
         self._describe = describe
         self._steered = steered
         self._asked: tuple[bool, int | None] = (False, None)
+        self._stack, self._stack_asked = stack, 0
+        self._due = 0  # ticks of the next renewal
         self._held: set[Key] = set()  # on the worker's loop
         self._comparisons = 0  # on the worker's loop, as the next two
         self._claims: list[int] = []  # the number of comparisons before each claim under way
@@ -131,7 +136,7 @@ class Heartbeat:
         self._claims.remove(number)
 
     def look(self) -> None:
-        """Renew the lease now, and see what the worker is asked for; from any thread."""
+        """See now what the worker is asked for; from any thread."""
         self._poller.wake()
 
     async def start(self) -> None:
@@ -207,32 +212,45 @@ class Heartbeat:
         renewing.add(owner)
 
     async def _round(self) -> float:
-        if self._begun:
-            return await self._renew()
-        self._begun = True  # it has just been registered
-        if self._row is not None:
-            await self._registry.note_version(self._row)
-        return self._heartbeat
+        ticks = self._clock.ticks()
+        if self._begun and ticks < self._due:
+            if self._row is not None:
+                await self._see_what_is_asked(self._row.owner)
+        else:
+            if self._begun:
+                await self._renew()
+            elif self._row is not None:  # it has just been registered
+                await self._registry.note_version(self._row)
+            self._begun, self._due = True, ticks + int(self._heartbeat * SECOND)
+        pause = max(0.0, (self._due - self._clock.ticks()) / SECOND)
+        return pause if self._thread is None else min(pause, LOOK)
 
-    async def _renew(self) -> float:
+    async def _renew(self) -> None:
         held = list(self._held)
         ticks = self._clock.ticks()  # trust counts from the sending, not from the answer
         if self._is_dead(ticks):
-            return self._heartbeat
+            return
         try:
             if await self._beat(ticks):
                 assert self._row is not None
                 owner = self._row.owner
                 self._call(self._compare, owner, held, (await self._registry.held([owner]))[owner])
-                found = await self._registry.get(owner)
-                if found is not None and (asked := (found.quiet, found.wanted_concurrency)) != self._asked:
-                    self._asked = asked
-                    self._call(self._steered, *asked)
+                await self._see_what_is_asked(owner)
         except DatabaseUnavailable:
             if not self.trusted:
                 self._call(self._fenced)
             raise
-        return self._heartbeat
+
+    async def _see_what_is_asked(self, owner: str) -> None:
+        found = await self._registry.get(owner)
+        if found is None:
+            return
+        if (asked := (found.quiet, found.wanted_concurrency)) != self._asked:
+            self._asked = asked
+            self._call(self._steered, *asked)
+        if self._stack is not None and found.stack_asked > self._stack_asked:
+            self._stack_asked = found.stack_asked
+            await self._registry.answer(owner, self._stack(found.stack_asked))
 
     async def _beat(self, ticks: int) -> bool:
         """Renew the lease; return False if it was lost, and the worker has another id now."""

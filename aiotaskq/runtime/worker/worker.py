@@ -32,6 +32,7 @@ from aiotaskq.runtime.worker.heartbeat import Description, Heartbeat
 from aiotaskq.runtime.worker.leases import Leases, Quarantine
 from aiotaskq.runtime.worker.notes import NoteWriter, Work
 from aiotaskq.runtime.worker.runner import RunCall, Runner
+from aiotaskq.runtime.worker.stacks import Stacks
 from aiotaskq.runtime.worker.tally import Tally
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 
@@ -95,6 +96,7 @@ class Worker(Host):
             objects=queue.objects,
         )
         self._watchdog = Watchdog(self.runner, queue.hooks, clock)
+        self.stacks = Stacks(self.runner, clock)
         self.heartbeat = Heartbeat(
             backend,
             clock,
@@ -106,6 +108,7 @@ class Worker(Host):
             unknown=lambda keys: self.chore(self.leases.give_back_unknown(keys)),
             describe=self._described,
             steered=self._steered,
+            stack=self.stacks.look,
         )
         self.tally = Tally(backend.history, clock, queue.commit_hooks) if history else None
         self._fetcher = Fetcher(self)
@@ -200,6 +203,7 @@ class Worker(Host):
         self.runner.batches.on_used = self._fetcher.share
         self.runner.start(self._middleware, resources)
         self._watchdog.start()
+        self.stacks.bind()
         await self.heartbeat.start()
         self._stop_listening = self._backend.listeners.listen(self._steer_hint, STEER)
         if self._shared:
