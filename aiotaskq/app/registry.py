@@ -59,6 +59,7 @@ class TaskOptions(TypedDict, total=False):
     max_snoozes: int | None
     timeout: float | timedelta | None
     expires: float | timedelta | None
+    age: float | timedelta | None
     executor: Executor | None
     debounce: float | timedelta | None
     max_wait: float | timedelta | None
@@ -174,6 +175,8 @@ class Registry(Hinted):
             max_snoozes: how often it may ``snooze`` without a failure in between; one more fails it. Default no limit.
             timeout: seconds that one run may take; default no limit.
             expires: seconds after which a task that was not claimed expires; default never.
+            age: seconds after which a task that is due and was not claimed counts as the highest priority; default
+                never.
             debounce: seconds without another call of the key after which the task is due; a call while it waits
                 changes that task.
             max_wait: the most seconds that later calls put it off; default no limit.

@@ -13,7 +13,7 @@ from aiotaskq.core.errors import TaskConflict, ValidationError, check_key
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import budgets_of, parked, regated
 from aiotaskq.core.status import PENDING
-from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, new_task, run_options
+from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, new_task, not_aged, run_options
 
 
 def check_editable(task: Task) -> None:
@@ -36,6 +36,7 @@ def edited(task: Task, edit: Mapping[str, Any], gated: Callable[[Task], Task]) -
     of a task whose gates are not those that its type declares here: nothing says which gates the new params have. The
     budgets of its groups are no matter of params: their gates stay.
     """
+    task = not_aged(task) if "priority" in edit else task
     params = edit.get("params", task.params)
     flow = task.flow if params == task.params else _flow(task, params, gated)
     after = replace(
@@ -88,6 +89,7 @@ def copied(task: Task, params: dict[str, Any], now: int, gated: Callable[[Task],
 
     Raises ValidationError for other params of a task whose gates are not those that its type declares here.
     """
+    task = not_aged(task)
     kept = {name: getattr(task, name) for name in KEPT}
     new = new_task(task.type, params, now=now, kind=type(task), **kept)
     gates = () if task.flow is None else task.flow.gates[len(budgets_of(task.flow)) :]

@@ -20,7 +20,7 @@ from aiotaskq.core.masking import Redacted
 from aiotaskq.core.parking import has_budget, parked, regated
 from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING, Status
 from aiotaskq.core.steps import Suspension
-from aiotaskq.core.task import SECOND, SPAN, Attempt, Task, run_options
+from aiotaskq.core.task import SECOND, SPAN, Attempt, Task, not_aged, run_options
 from aiotaskq.core.worker_info import WorkerInfo
 
 
@@ -321,6 +321,7 @@ def _end(task: Task, status: Status, now: int, error: str | None, result: Any = 
 
 def _pending(task: Task, **changes: Any) -> Task:
     changes.setdefault("due_at", None)  # unless it was put off, a task is due at its `run_at`
+    task = not_aged(task)  # its next wait starts again
     after = replace(task, status=PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
     # A task that waits for a time to come holds no slot meanwhile. One that was put off does: `due_at` says since when.
     # Nor does one of a group with a budget, which may be used up by now.

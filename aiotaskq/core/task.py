@@ -14,7 +14,16 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from aiotaskq.core.errors import MAX_ID, MAX_NAME, check_hashable, check_int, check_key, check_params, check_seconds
+from aiotaskq.core.errors import (
+    INT32,
+    MAX_ID,
+    MAX_NAME,
+    check_hashable,
+    check_int,
+    check_key,
+    check_params,
+    check_seconds,
+)
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.instants import to_datetime, utc, utc_or_none
@@ -27,6 +36,10 @@ TRACE = ("traceparent", "tracestate")
 """The keys in a task's ``extra`` of the span that has pushed it: https://www.w3.org/TR/trace-context/."""
 SPAN = "span"
 """The key in a task's ``extra`` of the span of its last run, as ``traceparent``, where others have waited for it."""
+HIGHEST = -INT32
+"""The priority that is claimed before all others."""
+AGED_FROM = "aged_from"
+"""The key in ``extra`` of the priority that a task had before its wait made it the highest."""
 
 
 class Attempt(Redacted, frozen=True, kw_only=True, omit_defaults=True):
@@ -174,6 +187,11 @@ class Task(Redacted, frozen=True, kw_only=True, gc=False):
         """From when on it may be claimed, as an aware datetime in UTC; None where only other tasks decide that."""
         return None if self.due_us >= PARKED else to_datetime(self.due_us)
 
+    @property
+    def aged_from(self) -> int | None:
+        """The priority that it had before its wait made it the highest; None where that has not happened."""
+        return self.extra.get(AGED_FROM) if self.priority == HIGHEST else None
+
     def replace(self, **changes: Any) -> Task:
         """Return a copy with these fields changed."""
         return msgspec.structs.replace(self, **changes)
@@ -265,6 +283,25 @@ def claim_order(task: Task) -> tuple[int, int, int]:
     return (task.priority, task.run_at, task.seq)
 
 
+def aged(task: Task, age: int | None, now: int) -> Task | None:
+    """Return a pending task with the highest priority if it has been due for ``age`` microseconds, else None.
+
+    ``now`` in microseconds UTC; an age of None is never reached. It keeps that priority until it has been claimed.
+    """
+    since = task.run_at if task.due_at is None else task.due_at
+    if age is None or task.status is not PENDING or now - since < age or task.priority <= HIGHEST or task.undecodable:
+        return None
+    return task.replace(priority=HIGHEST, extra={**task.extra, AGED_FROM: task.priority}, coded=None)
+
+
+def not_aged(task: Task) -> Task:
+    """Return the task with the priority that it had before its wait made it the highest."""
+    if task.aged_from is None:
+        return task
+    extra = {name: value for name, value in task.extra.items() if name != AGED_FROM}
+    return task.replace(priority=task.aged_from, extra=extra, coded=None)
+
+
 def new_task(
     type: object,
     params: object = None,
@@ -320,6 +357,7 @@ _CONTENT = ("type", "params", "retry_count", "scheduler_task_id", "extra", *RUN_
 
 def same_content(a: Task, b: Task) -> bool:
     """Whether a push of ``b`` would change nothing about ``a``."""
+    a = not_aged(a)
     return all(getattr(a, name) == getattr(b, name) for name in _CONTENT)
 
 

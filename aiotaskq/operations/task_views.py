@@ -43,6 +43,7 @@ class TaskView(Struct, kw_only=True):
     status: Status
     queue: str
     priority: int
+    aged_from: Annotated[int, about("What its priority was before it had waited for the `age` of its handler")] | None
     retry_count: int
     max_retries: int
     crashes: int

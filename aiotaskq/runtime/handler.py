@@ -59,10 +59,9 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 class Handler(msgspec.Struct, frozen=True):
-    """A registered function and the defaults of its tasks. ``executor`` is ``loop``, ``thread``, ``process``
-    or ``interpreter``.
+    """A registered function and the defaults of its tasks; ``timeout``, ``expires`` and ``age`` in seconds.
 
-    ``timeout`` and ``expires`` in seconds.
+    ``executor`` is ``loop``, ``thread``, ``process`` or ``interpreter``.
     """
 
     name: str
@@ -76,6 +75,7 @@ class Handler(msgspec.Struct, frozen=True):
     """How often a task may snooze without a failure in between; None for any number."""
     timeout: float | None = None
     expires: float | None = None
+    age: float | None = None
     injected: Mapping[str, Any] = {}
     """Names of parameters, and the types of the resources that they get."""
     parent: ParentParameter | None = None
@@ -181,6 +181,7 @@ def make_handler(
     max_snoozes: int | None = None,
     timeout: float | timedelta | None = None,
     expires: float | timedelta | None = None,
+    age: float | timedelta | None = None,
     batch: int | None = None,
     within: float | timedelta = 0.1,
     pushed: Mapping[str, Any] = {},
@@ -244,6 +245,7 @@ def make_handler(
         max_snoozes=None if max_snoozes is None else check_int("max_snoozes", max_snoozes, 0),
         timeout=None if timeout is None else check_seconds("timeout", timeout, zero=False),
         expires=None if expires is None else check_seconds("expires", expires, zero=False),
+        age=None if age is None else check_seconds("age", age, zero=False),
         injected=injected,
         accepted=accepted,
         required=required,

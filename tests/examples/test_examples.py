@@ -21,6 +21,7 @@ PRINTED = {
     "llm": "You said: how far is the moon\nYou said: how far is the moon\ncancelled\n",
 }
 HELLO = {
+    "age": "the report has run before the last order: True\n",
     "app": "Hello, world!\n",
     "blocking": "the event loop was free\n499500\n",
     "chain": "['BOOK', 'saved BOOK']\n",

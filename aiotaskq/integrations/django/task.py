@@ -27,7 +27,7 @@ from aiotaskq.runtime.handler import INJECTED, make_handler
 __all__ = ["Task", "call_of", "declared", "handler_of", "handler_options", "schedule"]
 
 T = TypeVar("T")
-READ_BY_WORKERS = ("backoff", "retry_on", "max_snoozes")
+READ_BY_WORKERS = ("backoff", "retry_on", "max_snoozes", "age")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,8 @@ class Task(Hinted, framework.Task):  # type: ignore[misc]  # Django has no types
     """Seconds for one run."""
     expires: float | timedelta | None = None
     """Seconds after which a task that was not claimed expires."""
+    age: float | timedelta | None = None
+    """Seconds after which a task that is due and was not claimed counts as the highest priority; default never."""
     limit: Limit | Sequence[Limit] | None = None
     rate: Rate | Sequence[Rate] | None = None
     fair: Of | Fair | Sequence[Of | Fair] | None = None
@@ -94,6 +96,7 @@ class Task(Hinted, framework.Task):  # type: ignore[misc]  # Django has no types
             backoff=make_backoff(self.backoff),
             retry_on=self.retry_on,
             max_snoozes=self.max_snoozes,
+            age=self.age,
             pushed=push_defaults(stored, {name: options.get(name) for name in ("debounce", "max_wait", "throttle")}),
             specs=specs_of(*(options.get(name) for name in ("limit", "rate", "fair"))),
             **{name: options[name] for name in ("max_retries", "timeout", "expires") if name in options},

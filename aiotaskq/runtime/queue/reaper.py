@@ -13,7 +13,7 @@ from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.outcome import Expired, Life, Outcome, is_dead, outcome_of_lost, owner_of, uncounted, was_popped
 from aiotaskq.core.status import Status
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, Task, TaskFilter, aged
 from aiotaskq.log import log
 from aiotaskq.runtime.owner import life_of
 from aiotaskq.runtime.task_log import log_outcome
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 LIMIT = 500  # tasks settled, or gates admitted, in one round
+AGE_PAGES = 4
+"""Pages of LIMIT waiting tasks that one round looks at for those that have waited for long."""
 REMEMBERED = 600 * SECOND  # for which a worker that is no longer in the registry is known here
 
 
@@ -34,6 +36,7 @@ class Reaper:
         """``resume`` goes on with the cancels of groups."""
         self._queue, self._backend, self._clock = queue, queue.backend, queue.clock
         self._resume = resume
+        self._after: str | None = None  # the task behind which the next round looks for those that have waited for long
         self._workers: dict[str, tuple[int, WorkerInfo]] = {}  # by id, as they were last read, and when
 
     async def reap(
@@ -74,7 +77,27 @@ class Reaper:
                     self._queue.hooks.call("lost", now, after)
                 if after.final:
                     self._queue.hooks.call(str(after.status), now, after)
-        return len(late) == LIMIT
+        if len(late) == LIMIT:
+            return True
+        await self._raise_aged(now)
+        return False
+
+    async def _raise_aged(self, now: int) -> None:
+        """Give tasks that have waited longer than the ``age`` of their handlers the highest priority.
+
+        Each round looks at some of the waiting tasks, the newest first, and the next one at those behind them.
+        """
+        handlers = self._queue.handlers.items()
+        ages = {name: int(handler.age * SECOND) for name, handler in handlers if handler.age is not None}
+        for _ in range(AGE_PAGES if ages else 0):
+            tasks = await self._backend.find(TaskFilter(status=(Status.PENDING,), after=self._after), LIMIT)
+            self._after = tasks[-1].task_id if len(tasks) == LIMIT else None
+            found = [(task, aged(task, ages.get(task.type), now)) for task in tasks]
+            changes = [Change(task, after) for task, after in found if after is not None]
+            if changes and (count := sum(await self._backend.update(changes))):
+                log.debug("{} tasks have waited for long, and are claimed before others", count)
+            if self._after is None:
+                return
 
     async def _remove_dead(self, now: int) -> None:
         registry = self._backend.workers
