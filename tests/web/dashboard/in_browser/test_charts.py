@@ -17,7 +17,7 @@ from tests.web.dashboard.test_pages_schedules import put
 WIDTHS = (360, 1280, 1920)
 LABELS = """() => {
   const found = document.querySelectorAll(".scale span, .clocks text, .ends text, .legend, .mini dt");
-  return [...found].map((each) => {
+  return [...found].filter((each) => each.checkVisibility()).map((each) => {
     const box = each.getBoundingClientRect(), matrix = each.getCTM ? each.getCTM().a : 1;
     return [parseFloat(getComputedStyle(each).fontSize) * matrix, each.textContent, box.left, box.right];
   });
