@@ -269,6 +269,7 @@ async def test_events_are_listed_with_what_was_before_the_first_look(browse: Bro
     assert [each["name"] for each in failed["happened"]] == ["failed"]
     page = (await browse.get("activity")).text
     assert "RuntimeError" in page and "there is no such person" not in page
+    assert '"><span></span></td>' not in page, "a first start has no details"
 
 
 async def test_what_operators_did_in_any_process_is_listed(browse: Browse, tq: TaskQ) -> None:
