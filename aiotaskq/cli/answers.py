@@ -89,8 +89,8 @@ command_of("queues.resume", _queue_state)
 # ---- workers that are needed ----------------------------------------------------------------------------------------
 
 
-def _wanted(found: ScaleView) -> None:
-    say("workers that are needed: {count}", count=found.wanted_workers)
+def ready_parts(found: ScaleView) -> list[str]:
+    """Return what is ready, for how long, and in how long it will be done."""
     parts = [tr("{count} ready to run", count=found.ready)]
     if found.ready:
         parts.append(tr("the oldest for {time}", time=duration(int(found.ready_age * SECOND))))
@@ -98,7 +98,12 @@ def _wanted(found: ScaleView) -> None:
         parts.append(tr("a run takes {time}", time=duration(int(found.run_seconds * SECOND))))
     if found.ready and found.drain_seconds is not None:
         parts.append(tr("done in {time}", time=duration(int(found.drain_seconds * SECOND))))
-    echo(tr(", ").join(parts))
+    return parts
+
+
+def _wanted(found: ScaleView) -> None:
+    say("workers that are needed: {count}", count=found.wanted_workers)
+    echo(tr(", ").join(ready_parts(found)))
     said = marked("workers: {workers} with {slots} slots; tasks that run: {running}")
     say(said, workers=found.workers, slots=found.slots, running=found.running)
 

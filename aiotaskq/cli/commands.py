@@ -23,6 +23,7 @@ COMMANDS = {
     "run": tr("Run workers and the scheduler of your application."),
     "push": tr("Push one task."),
     "stats": tr("Count tasks by queue and status."),
+    "top": tr("Watch queues, tasks and workers live."),
     "scale": tr("Tell how many workers are needed."),
     "history": tr("Show what workers did, in counts and percentiles."),
     "failures": tr("Group failed tasks by type and error."),

@@ -146,6 +146,21 @@ def live_text() -> Iterator[Callable[[Sequence[str]], None]]:
         yield show
 
 
+@contextlib.contextmanager
+def full_screen() -> Iterator[Callable[[Sequence[Sequence[Piece]]], None]]:
+    """Yield what shows lines on the whole terminal, which at the end has what it had before."""
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=_console(), screen=True, auto_refresh=False) as board:
+
+        def show(lines: Sequence[Sequence[Piece]]) -> None:
+            texts = [Text.assemble(*line) for line in lines]
+            board.update(Text("\n", no_wrap=True, overflow="crop").join(texts), refresh=True)
+
+        yield show
+
+
 class ProgressBar:
     """A live progress bar on a terminal, by default on standard error; elsewhere only its lines are printed."""
 
@@ -301,6 +316,18 @@ def _cut(text: str, width: int) -> str:
     if cell_len(text) <= width:
         return text
     return set_cell_size(text, width - 1).rstrip() + mark("…", "~")
+
+
+def fill(line: Sequence[Piece], room: int, style: str = "") -> list[Piece]:
+    """Return a line with a style added, cut or filled with blanks to so many columns."""
+    from rich.cells import cell_len
+
+    filled: list[Piece] = []
+    for text, own in line:
+        if room and text:
+            filled.append((_cut(text, room), f"{own} {style}".strip()))
+            room -= cell_len(filled[-1][0])
+    return [*filled, (" " * room, style)]
 
 
 def mark(character: str, plain: str) -> str:

@@ -74,7 +74,7 @@ def test_help_and_version(cli: Cli) -> None:
 
 VERBS = {
     "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "mcp": (), "check": (), "doctor": (),
-    "audit": (), "docs": (), "bench": (), "completion": (), "history": (), "failures": (), "scale": (),
+    "audit": (), "docs": (), "bench": (), "completion": (), "history": (), "failures": (), "top": (), "scale": (),
     "tasks": ("push", "list", "get", "steps", "edit", "retry", "rerun", "run-now", "cancel", "delete", "log"),
     "workers": ("list", "get", "stack", "quiet", "wake", "resize"),
     "schedules": (
@@ -85,16 +85,8 @@ VERBS = {
     "limits": ("list", "get", "set", "pause", "resume", "reset"),
     "groups": ("list", "get", "cancel", "budget", "retry", "mend"), "db": ("upgrade", "check", "sql", "copy", "recode"),
 }  # fmt: skip
-WITHOUT_JSON = {
-    "init init",
-    "run run",
-    "web web",
-    "mcp mcp",
-    "docs docs",
-    "bench bench",
-    "completion completion",
-    "db sql",
-}
+WITHOUT_JSON = {f"{name} {name}" for name in ("init", "run", "web", "mcp", "docs", "bench", "completion", "top")}
+WITHOUT_JSON.add("db sql")
 
 
 def test_the_commands_and_that_each_has_help() -> None:
