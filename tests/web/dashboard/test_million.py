@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from starlette.requests import Request
 
 from aiotaskq import TaskQ
 from aiotaskq.core.gate import GateChange
+from aiotaskq.core.history import KEEP_DAYS, Period, Sums, rolls
 from aiotaskq.core.task import SECOND
 from aiotaskq.web.dashboard.site import MENU, Dashboard
 from tests.backends.sql.plans import analyze, fill, start
@@ -22,12 +24,14 @@ from tests.web.dashboard.conftest import in_starlette
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1_800)]
 
-ROWS, WAITING, KEYS = 1_000_000, 100_000, 10_000
+ROWS, WAITING, KEYS, TYPES, QUEUES = 1_000_000, 100_000, 10_000, 200, 5
 AT_ONCE = 100  # writes in flight
 PAGE = 0.2  # seconds of a core
 TABS, SHARE, WATCHED = 20, 0.05, 60.0
 FILTERS = ("status=pending", "status=completed", "type=none", "queue=none", "error=none", "status=pending&type=none")
 FILTERS += ("status=pending&reason=delayed", "status=completed&sort=ended")
+PAST = [f"{page}span={span}" for page in ("?", "types?", "?by=type&") for span in ("24h", "7d", "90d")]
+PAST += ["type?name=t010&span=90d", "queue?name=q1&span=90d"]
 OTHERS = ("limits?key=k99", "values?prefix=k99", "groups?status=failed", "tasks?schedule=none")
 
 
@@ -47,13 +51,36 @@ async def full(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
             change = GateChange(bounds={"cap": 1})
             await asyncio.gather(*(tq.queue.backend.gates.change(name, change, NOW) for name in names))
             await asyncio.gather(*(tq.values.set_public(name, first) for name in names))
+        await write_history(tq)
         yield tq
+
+
+async def write_history(tq: TaskQ) -> None:
+    """Write what workers would have, had the tasks of all types ended evenly over the days for which it is kept."""
+    chance, end = random.Random(0), tq.queue.clock.now()
+    for roll in rolls(end):
+        for at in range(roll.before, end, roll.seconds * SECOND):
+            await tq.queue.backend.history.add(periods(at, roll.seconds, chance))
+        end = roll.before
+
+
+def periods(at: int, seconds: int, chance: random.Random) -> list[Period]:
+    found: dict[tuple[int, str], list[int]] = {}
+    for _ in range(round(ROWS * seconds / KEEP_DAYS)):
+        number, kind = chance.randrange(TYPES), "failed" if chance.random() < 0.02 else "completed"
+        found.setdefault((number, kind), []).append(int(1_000 * 1.05**number * chance.lognormvariate(0, 0.4)))
+    made = []
+    for (number, kind), runs in found.items():
+        sums = Sums()
+        sums.add_runs(runs, [int(chance.expovariate(1 / 20_000)) for _ in runs])
+        made.append(sums.period((at, seconds, f"q{number % QUEUES}", f"t{number:03}", kind)))
+    return made
 
 
 async def test_each_page_takes_little_time(full: TaskQ) -> None:
     spent = {}
     async with in_starlette(full, show_args=True) as browse:
-        for address in (*(each.name for each in MENU), *(f"tasks?{query}" for query in FILTERS), *OTHERS):
+        for address in (*(each.name for each in MENU), *(f"tasks?{query}" for query in FILTERS), *PAST, *OTHERS):
             times = []
             for _ in range(5):
                 began = time.process_time()
