@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Connection, Engine, exc, text
 
 from aiotaskq import Limit, TaskQ
+from aiotaskq.backends.listeners import NOTED, READY
 from aiotaskq.backends.sql.dialects.mysql import MysqlDialect
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.migrations import make_missing
@@ -25,8 +26,10 @@ from tests.support.backends import Store
 from tests.support.programs import ROOT
 from tests.support.waiting import eventually
 
-ARGUMENTS = ("type", "params", "queue", "priority", "delay", "max_retries", "task_id", "unique_key", "idempotency_key")
-ARGUMENTS += ("timeout",)
+ARGUMENTS = (
+    *("type", "params", "queue", "priority", "delay", "max_retries", "task_id", "unique_key", "idempotency_key"),
+    "timeout",
+)
 EXAMPLES = dict(
     re.findall(
         r"^```sql\n-- (PostgreSQL|MySQL|SQLite).*?\n(.*?)^```$",
@@ -129,9 +132,8 @@ async def test_the_row_is_that_of_a_push(store: Store, application: Application,
 
 
 async def test_a_waiting_worker_runs_it(store: Store, application: Application) -> None:
-    """Without a poll, but on MySQL, which has no notifications."""
     ran: list[str] = []
-    async with TaskQ(store.url, poll_interval=1 if application.kind == "mysql" else 3600).running() as tq:
+    async with TaskQ(store.url).running() as tq:
 
         @tq.task(name="mail")
         async def mail(to: str) -> None:
@@ -149,6 +151,16 @@ async def test_a_waiting_worker_runs_it(store: Store, application: Application) 
             connection.rollback()
         application.push(params={"to": "later"}, delay=0.2)
         await eventually(lambda: ran[4:] == ["later"])
+
+
+@pytest.mark.stores("sqlite", "postgresql")
+async def test_it_wakes_what_waits(store: Store, application: Application, hints: list[tuple[str, list[str]]]) -> None:
+    """Without a poll."""
+    await store.backend.watch()
+    await eventually(lambda: (NOTED, []) in hints)  # what may have been missed before
+    hints.clear()
+    application.push()
+    await eventually(lambda: (READY, []) in hints)
 
 
 async def test_keys(store: Store, application: Application) -> None:
@@ -169,7 +181,7 @@ async def test_keys(store: Store, application: Application) -> None:
         assert [row["params"] for row in columns(store)] == ["{}"] * 3
         async with tq.running():
             for task_id in (unique, once, own):
-                await tq.handle(task_id).result()
+                await tq.handle(str(task_id)).result()
         assert application.push(unique_key="u") != unique  # it has ended
         assert application.push(idempotency_key="i") == once
         with pytest.raises(exc.DBAPIError, match="task_id: it has ended; use another id"):
