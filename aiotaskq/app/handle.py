@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Ty
 
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
-from aiotaskq.core.edit import Merge
+from aiotaskq.core.edit import Merge, is_declared_unique
 from aiotaskq.core.errors import check_int
 from aiotaskq.core.foreign_names import Hinted, unknown_options, word
 from aiotaskq.core.limits import Fair, Limit, Of, Rate
@@ -296,22 +296,17 @@ def _option(name: str) -> str | None:
 def with_defaults(defaults: PushOptions, options: PushOptions) -> PushOptions:
     """Return the options of a call with those that its handler was registered with.
 
-    A call with its own ``debounce`` or ``throttle``, or None for it, keeps only the key of these. Its own unique key is
-    instead of what its handler declares as unique.
+    A call with its own ``debounce`` or ``throttle``, or None for it, keeps only the key of these. Its own unique key
+    replaces what its handler declares as unique.
     """
     if not defaults:
         return options
     if not options.keys().isdisjoint(("debounce", "throttle")):
         on = options.get("debounce") is not None or options.get("throttle") is not None
         defaults = {"key": defaults["key"]} if on and "key" in defaults else {}
-    elif options.get("unique_key") is not None and is_unique(defaults.get("debounce"), defaults.get("merge")):
+    elif options.get("unique_key") is not None and is_declared_unique(defaults):
         defaults = {}
     return {**defaults, **options}
-
-
-def is_unique(debounce: object, merge: object) -> bool:
-    """Whether these are the options of a handler whose tasks are unique while they wait."""
-    return debounce == 0 and merge == "first"
 
 
 # ---- the arguments of a call -----------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
-from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, is_unique, with_defaults
-from aiotaskq.core.edit import MERGES, Debounce, call_key, check_joinable, throttle_key, unique_text
-from aiotaskq.core.errors import MAX_NAME, check_key, check_seconds, guess, instant, kind_name
+from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, with_defaults
+from aiotaskq.core.edit import MERGES, Debounce, call_key, check_joinable, is_declared_unique, throttle_key, unique_text
+from aiotaskq.core.errors import MAX_NAME, check_key, check_params, check_seconds, guess, instant, kind_name
 from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.groups import derived_id
 from aiotaskq.core.ids import new_id, next_seq, second_of
@@ -129,7 +129,7 @@ def _take_debounce(type: str, params: Any, options: dict[str, Any], if_ended: st
         return None
     name = "throttle" if rule is None else "debounce"
     forbidden: tuple[str, ...] = ("idempotency_key",) if rule is None else ("delay", "at", "task_id", "idempotency_key")
-    if rule is not None and is_unique(rule.delay, rule.merge):
+    if rule is not None and not rule.delay and is_declared_unique({"key": key}):
         name, forbidden = "unique", ("task_id", "idempotency_key")
     for other in forbidden:
         if options.get(other) is not None:
@@ -202,7 +202,7 @@ def unique_defaults(
         "day": {"throttle": DAY, "key": key},
     }
     period = "running" if unique_while is None else unique_while
-    if period not in found:
+    if not isinstance(period, str) or period not in found:
         raise ValidationError(f"unique_while: {period!r:.40} is not one of {', '.join(found)}")
     return found[period]
 
@@ -244,7 +244,7 @@ def named_call(
         raise unknown_options("push", "push option", wrong, PushOptions.__annotations__)
     if handler is not None and handler.pushed:
         options = with_defaults(cast(PushOptions, handler.pushed), options)
-    return TaskCall(type, fitted(handler, {} if params is None else params), options)
+    return TaskCall(type, fitted(handler, params if isinstance(params, dict) else check_params(params)), options)
 
 
 def tasks_of(registered: Registrations, event: EventValue, value: Any) -> list[Task]:

@@ -302,7 +302,7 @@ def _stack(found: StackList) -> None:
 
 def _resized(worker: WorkerView) -> None:
     count = worker.wanted_concurrency
-    say("{owner}: {count} slots, with its next heartbeat at the latest", owner=worker.id, count=count)
+    say("{owner}: {count} slots, within a few seconds", owner=worker.id, count=count)
 
 
 def _asked(asked: Steered) -> str:

@@ -293,7 +293,8 @@ def press(page: Page, key: str) -> tuple[str, str] | None:
     if not rows or key not in (*STEPS, panel.does[:1]):
         return None
     place = max(0, min(_place(page, panel) + STEPS.get(key, 0), len(rows) - 1))
-    page.places[panel.rows] = name, _ = getattr(rows[place], panel.name), place
+    name = getattr(rows[place], panel.name)
+    page.places[panel.rows] = name, place
     if key in STEPS:
         return None
     if page.read_only:

@@ -208,6 +208,11 @@ def call_key(type: str, key: Any, params: Any, *, whole: bool = False) -> str:
     return check_key("key", f"{type}:{hashlib.sha256(_json('params', params)).hexdigest()}")
 
 
+def is_declared_unique(options: Mapping[str, Any]) -> bool:
+    """Whether these options of pushes are those of a handler that is registered with ``unique``."""
+    return any(getattr(options.get(name), "func", None) is unique_text for name in ("key", "unique_key"))
+
+
 def unique_text(names: Sequence[str] | None, params: dict[str, Any]) -> str:
     """Return what tells calls with these params apart by the params of these names, None for all of them."""
     text = _json("unique", params if names is None else [params.get(name) for name in names])

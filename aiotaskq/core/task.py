@@ -287,9 +287,11 @@ def aged(task: Task, age: int | None, now: int) -> Task | None:
     """Return a pending task with the highest priority if it has been due for ``age`` microseconds, else None.
 
     ``now`` in microseconds UTC; an age of None is never reached. It keeps that priority until it has been claimed.
+    While it waits for other tasks it is not aged; that time counts afterwards.
     """
     since = task.run_at if task.due_at is None else task.due_at
-    if age is None or task.status is not PENDING or now - since < age or task.priority <= HIGHEST or task.undecodable:
+    stays = task.status is not PENDING or task.waits or task.priority <= HIGHEST or task.undecodable
+    if age is None or stays or now - since < age:
         return None
     return task.replace(priority=HIGHEST, extra={**task.extra, AGED_FROM: task.priority}, coded=None)
 

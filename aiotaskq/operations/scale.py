@@ -7,14 +7,15 @@ from typing import Annotated
 
 from msgspec import Struct
 
+from aiotaskq.app.internal import RunOptions
 from aiotaskq.core.task import SECOND
 from aiotaskq.operations.fields import Count, Name, Seconds, about
 from aiotaskq.operations.table import Access, Operations
 from aiotaskq.runtime.waiting import awake
 
 scale = Operations("scale")
-SLOTS = 10
-"""Slots of a worker, as ``aiotaskq run`` starts it."""
+SLOTS = RunOptions().concurrency
+"""Slots of a worker that is started without a number."""
 
 
 class Aim(Struct, forbid_unknown_fields=True):

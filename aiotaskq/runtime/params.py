@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from aiotaskq.core.edit import is_declared_unique
 from aiotaskq.core.errors import check_key, guess
 from aiotaskq.core.parent import PARENT
 from aiotaskq.errors import UnknownHandler, ValidationError
@@ -105,8 +106,8 @@ def subscription_of(handler: Handler, on: str | Sequence[str]) -> Subscription:
     names = tuple(check_key("on", name) for name in ([on] if isinstance(on, str) else on))
     if not names:
         raise ValidationError("on: the name of an event, or a list of names, is needed (got none)")
-    if (delay := handler.pushed.get("debounce")) is not None:
-        other = "debounce" if delay else "unique_while='pending'"
+    if "debounce" in handler.pushed:
+        other = "unique_while='pending'" if is_declared_unique(handler.pushed) else "debounce"
         raise ValidationError(f"on, {other}: give one of the two")
     if handler.parent is not None and handler.parent.needed and handler.parent.name != handler.items:
         raise ValidationError(f"on: {handler.name}() needs {handler.parent.name!r}, and an event has no task before it")

@@ -232,11 +232,12 @@ async def parents_of(backend: Backend, ids: Sequence[str]) -> list[Task | GroupS
     found: list[Task | GroupState | None] = list(await backend.get(ids))
     missing = [place for place, row in enumerate(found) if row is None]
     if missing:
-        groups = await backend.groups.get([ids[place] for place in missing])
-        for place, group in zip(missing, groups, strict=True):
-            found[place] = group
-            if group is not None and group.then is not None and group.status is Status.COMPLETED:
-                (found[place],) = await backend.get([callback_id(group, "then")])
+        groups = dict(zip(missing, await backend.groups.get([ids[place] for place in missing]), strict=True))
+        ended = {at: group for at, group in groups.items() if group is not None and group.status is Status.COMPLETED}
+        callbacks = {at: callback_id(group, "then") for at, group in ended.items() if group.then is not None}
+        pushed = await backend.get(list(callbacks.values())) if callbacks else []
+        for place, row in (groups | dict(zip(callbacks, pushed, strict=True))).items():
+            found[place] = row
     return found
 
 

@@ -22,6 +22,10 @@ async def work(order: int, note: str = "") -> None: ...
         ({"unique": 5}, r"^unique: True, or names of parameters, are needed \(got 5\)$"),
         ({"unique": []}, r"^unique: True, or names of parameters, are needed \(got \[\]\)$"),
         ({"unique": "order", "unique_while": "hour"}, r"^unique_while: 'hour' is not one of running, pending, day$"),
+        (
+            {"unique": "order", "unique_while": ["day"]},
+            r"^unique_while: \['day'\] is not one of running, pending, day$",
+        ),
         ({"unique_while": "day"}, r"^unique_while: it is about unique; give that, too$"),
         ({"unique": "order", "throttle": 5}, r"^unique, throttle: give one of the two$"),
         ({"unique": "order", "key": "order"}, r"^unique, key: give one of the two$"),
@@ -48,6 +52,8 @@ async def test_calls_are_told_apart_by_the_named_params() -> None:
         assert [(await long.push(1, each * 500)).created for each in "aba"] == [True, True, False]
         pushed = await tq.push("by_order", {"order": 1})  # by name as well
         assert not pushed.created
+        with pytest.raises(ValidationError, match=r"^params: a dict is needed \(got list\)$"):
+            await tq.push("by_order", [1])  # type: ignore[arg-type]
         keys = {task.unique_key for task in await tq.find(type="by_order")}
         assert keys == {"by_order:[1]"}
         with pytest.raises(ValidationError, match=r"^unique_key: a task of a group, and its callback, cannot have it"):

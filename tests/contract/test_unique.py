@@ -102,7 +102,7 @@ async def test_one_task_a_day(made: tuple[App, Kit]) -> None:
 
 async def test_a_push_with_a_key_of_its_own_goes_by_that(made: tuple[App, Kit]) -> None:
     app, _ = made
-    for handler in (app.live, app.waiting):
+    for handler in (app.live, app.waiting, app.daily):
         mine = handler.options(unique_key=f"mine:{handler.name}", delay=60)
         pushed = [await mine.push(1), await handler.options(delay=60).push(1), await mine.push(2)]
         assert [handle.created for handle in pushed] == [True, True, False]

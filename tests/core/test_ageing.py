@@ -35,6 +35,7 @@ def test_only_tasks_that_wait_age() -> None:
     assert aged(task, None, SECOND) is None
     assert aged(task.replace(status=Status.RUNNING), 0, SECOND) is None
     assert aged(task.replace(undecodable="no key"), 0, SECOND) is None
-    assert aged(task.replace(run_at=PARKED), 0, SECOND) is None, "it waits for other tasks"
+    assert aged(task.replace(run_at=PARKED), 0, SECOND) is None, "it waits at a limit"
+    assert aged(task.replace(run_at=PARKED, due_at=0, waits=1), 0, SECOND) is None, "it waits for another task"
     foreign = task.replace(extra={"aged_from": "of the application"})
     assert not_aged(foreign) is foreign and foreign.aged_from is None

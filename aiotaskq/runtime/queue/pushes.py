@@ -6,6 +6,7 @@ debounced call that finds the task of its key waiting changes it; if that one ru
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import is_not
@@ -258,7 +259,10 @@ class Pushes:
         emitted = await self.step_verbs.emit(event, session, patient, tasks, committed)
         if session is not None or not emitted:
             return emitted, [task if emitted else task.replace() for task in tasks]
-        rows = await self.backend.get([task.task_id for task in tasks])
+        rows: Sequence[Task | None] = tasks
+        # The event is stored. What was there before is left out of the hooks, where the store says it now.
+        with contextlib.suppress(DatabaseUnavailable):
+            rows = await self.backend.get([task.task_id for task in tasks])
         each = zip(tasks, rows, strict=True)
         stored = [task if row is not None and same_push(row, task) else task.replace() for task, row in each]
         self.commit_hooks.pushed(tasks, stored)

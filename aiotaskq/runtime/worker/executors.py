@@ -47,7 +47,8 @@ class Executors:
     @property
     def pids(self) -> tuple[int, ...]:
         """The child processes for handlers."""
-        return tuple(getattr(self._pools.get("process"), "_processes", None) or ())
+        pool: Any = self._pools.get("process")
+        return () if pool is None else tuple(pool._processes or ())
 
     @property
     def pool_size(self) -> int:
@@ -82,12 +83,14 @@ class Executors:
     def _call_here(self, function: Callable[..., Any], params: Mapping[str, Any]) -> Any:
         known = batch.get() or (current.get(),)
         ids = [context.task.task_id for context in known if context is not None]
-        self.threads.update(dict.fromkeys(ids, threading.get_ident()))
+        here = threading.get_ident()
+        self.threads.update(dict.fromkeys(ids, here))
         try:
             return _call(function, params)
         finally:
             for task_id in ids:
-                self.threads.pop(task_id, None)
+                if self.threads.get(task_id) == here:  # else the task runs again, and this run was given up
+                    del self.threads[task_id]
 
     def _in_interpreter(self, handler: Handler, params: Mapping[str, Any]) -> Future[Any]:
         if (interpreters := self._pools.get("interpreter")) is None:
@@ -145,6 +148,10 @@ def _call(function: Callable[..., Any], params: Mapping[str, Any]) -> Any:
         return function(**params)
     except EXITS as error:
         raise RuntimeError(f"the handler raised {type(error).__name__}: {error}") from None
+
+
+CALLER = _call.__code__
+"""What calls a handler in a thread, by which its frames are told from those of the thread."""
 
 
 def _call_by_name(module: str, qualname: str, params: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from aiotaskq.core.worker_info import RunStack, WorkerStack
 from aiotaskq.log import BETWEEN, PACKAGE, printable
 from aiotaskq.runtime.current import batch, current
 from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.executors import CALLER
 from aiotaskq.runtime.worker.runner import Runner
 
 MOST_LINES, MOST_CHARACTERS = 50, 300  # of a task, and of a line
@@ -111,8 +112,8 @@ def _called(frame: FrameType | None) -> list[FrameType]:
 
 def _inside_of_call(frames: list[FrameType]) -> list[FrameType]:
     """Return the frames of a handler in a thread, without those of the thread."""
-    inner = [place for place, frame in enumerate(frames) if frame.f_code.co_name == "_call_here"]
-    return frames[inner[0] + 2 :] if inner else frames
+    inner = [place for place, frame in enumerate(frames) if frame.f_code is CALLER]
+    return frames[inner[0] + 1 :] if inner else frames
 
 
 def _awaited(awaited: Any, seen: set[asyncio.Task[Any] | None]) -> Iterator[FrameType]:

@@ -7,8 +7,8 @@ An answer says when to ask again. The pause between two renderings grows with th
 that this is a bounded share of a core; pages that take much wait longer than others. So does a page that could not be
 read, and until then says why. In a long pause a tab asks nevertheless: the store is asked for a sign of life, so that a
 page soon says that it is away.
-Pages that are slow are read one at a time, as the share permits. That of one which was quick is cut early, so that many
-which become slow at once take little until that is known; it is read again with a longer limit.
+Slow pages are read one at a time, as the share permits. The update of a page that was quick gets a short limit; if it
+is cut, the page is read later with a longer one.
 The tabs of one visitor that show the same page share one rendering; another visitor's forms hold another token.
 """
 

@@ -128,7 +128,8 @@ def invalid_rows(connection: Connection, limit: int = LIMIT, now: int | None = N
 def sql_ddl(dialect_name: str) -> str:
     """Return the SQL that creates every table in an empty database that an application may not change.
 
-    ``dialect_name`` is the scheme of a URL. Raises ValidationError for an unknown one. It is for the database's client.
+    ``dialect_name`` is the scheme of a URL. The script is for the database's own client, on MySQL with DELIMITER.
+    Raises ValidationError for an unknown name.
     """
     from sqlalchemy.schema import CreateIndex, CreateTable
 
