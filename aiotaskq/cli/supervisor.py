@@ -53,6 +53,8 @@ class Child:
     started: int
     """Ticks."""
     ready: bool = False
+    outdated: bool = False
+    """Whether it was asked to stop since a file has changed; a second signal would end its drain."""
 
     def send(self, number: signal.Signals) -> None:
         if self.process.returncode is None:
@@ -224,7 +226,9 @@ class Supervisor:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         for child in self._children.values():
-            child.send(signal.SIGTERM)
+            if not child.outdated:
+                child.outdated = True
+                child.send(signal.SIGTERM)
 
     # ---- stopping ----
 

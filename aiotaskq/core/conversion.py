@@ -17,7 +17,7 @@ import traceback
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -76,8 +76,17 @@ def conversion_of(annotation: Any) -> Conversion | None:
 
 def check_of_all(annotations: Mapping[str, Any]) -> PlainCheck | None:
     """Return what checks a dict in one call by the annotations of its keys, which are plain JSON types."""
-    fields = [(name, each, None) for name, each in annotations.items()]
-    return PlainCheck(msgspec.defstruct("Params", fields)) if fields else None
+    return PlainCheck(struct_of(annotations)) if annotations else None
+
+
+def struct_of(
+    annotations: Mapping[str, Any], required: Collection[str] = (), *, closed: bool = False
+) -> type[msgspec.Struct]:
+    """Return what msgspec converts a dict to that has the ``required`` of these keys; ``closed``: and no others."""
+    names = {f"f{place}": name for place, name in enumerate(annotations)}
+    fields = [(each, annotations[name], *(() if name in required else (None,))) for each, name in names.items()]
+    # Under other names: a parameter may be called as a method of Structs is.
+    return msgspec.defstruct("Params", fields, rename=names, kw_only=True, gc=False, forbid_unknown_fields=closed)
 
 
 def resolved(annotation: Any, names: Mapping[str, Any], local: Mapping[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from aiotaskq.core.conversion import (
     check_of_all,
     conversion_of,
     resolved,
+    struct_of,
 )
 from aiotaskq.core.errors import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.core.limits import Gating, Spec
@@ -442,11 +443,10 @@ def _conversions(
 
 
 def _shape(accepted: frozenset[str] | None, required: frozenset[str], check: PlainCheck | None) -> type[msgspec.Struct]:
-    plain = {} if check is None else {each.name: each.type for each in msgspec.structs.fields(check.annotation)}
+    fields = () if check is None else msgspec.structs.fields(check.annotation)
+    plain = {each.encode_name: each.type for each in fields}
     names = plain.keys() | required | (accepted or frozenset())
-    fields = [(name, plain.get(name, Any), *(() if name in required else (None,))) for name in sorted(names)]
-    closed = accepted is not None
-    return msgspec.defstruct("Params", fields, kw_only=True, gc=False, forbid_unknown_fields=closed)
+    return struct_of({name: plain.get(name, Any) for name in names}, required, closed=accepted is not None)
 
 
 def result_conversion(

@@ -104,6 +104,10 @@ def subscription_of(handler: Handler, on: str | Sequence[str]) -> Subscription:
     if not isinstance(on, Iterable):
         raise ValidationError(f"on: the name of an event, or a list of names, is needed (got {type(on).__name__})")
     names = tuple(check_key("on", name) for name in ([on] if isinstance(on, str) else on))
+    if wrong := [name for name in names if name.endswith((":", "*"))]:
+        raise ValidationError(
+            f"on: {wrong[0]!r:.40} is no name; {wrong[0].rstrip(':.*')!r:.40} is for all that begin so"
+        )
     if not names:
         raise ValidationError("on: the name of an event, or a list of names, is needed (got none)")
     if "debounce" in handler.pushed:

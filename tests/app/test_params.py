@@ -13,6 +13,7 @@ from aiotaskq import TaskQ, injected, sync
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import new_task
 from aiotaskq.errors import ValidationError
+from aiotaskq.testing import virtual
 from aiotaskq.types import Task
 from tests.support.machine import within
 
@@ -174,3 +175,20 @@ async def test_a_type_error_of_the_handlers_own_is_retried(tq: TaskQ) -> None:
             task = await ended(tq, type, params)
             assert (task.status, task.retry_count) == (Status.FAILED, 3), type
             assert (task.error_message or "").startswith("TypeError: ")
+
+
+async def test_a_parameter_may_have_any_name() -> None:
+    tq = TaskQ("memory://")
+
+    @tq.task
+    async def odd(__post_init__: int, encode: str = "") -> int:
+        return __post_init__
+
+    async with virtual(tq) as kit:
+        task = await tq.push("odd", {"__post_init__": 7})
+        await kit.drain()
+        assert await task.result() == 7
+        with pytest.raises(ValidationError, match=r"^params\.__post_init__: Expected `int`"):
+            await tq.push("odd", {"__post_init__": "x"})
+        with pytest.raises(ValidationError, match=r"has no parameter 'f0'"):
+            await tq.push("odd", {"f0": 1})

@@ -41,6 +41,8 @@ def test_what_cannot_be_called_with_an_event_is_refused() -> None:
         (one, {"on": 5}, r"^on: the name of an event, or a list of names, is needed \(got int\)$"),
         (one, {"on": []}, r"^on: the name of an event, or a list of names, is needed \(got none\)$"),
         (one, {"on": ""}, r"^on: "),
+        (one, {"on": "order.*"}, r"^on: 'order\.\*' is no name; 'order' is for all that begin so$"),
+        (one, {"on": ["a", "order:"]}, r"^on: 'order:' is no name; 'order' is for all that begin so$"),
         (one, {"on": [5]}, r"^on: "),
         (one, {"on": "x", "debounce": 5}, r"^on, debounce: give one of the two$"),
     ]:

@@ -19,7 +19,7 @@ class App:
 
     def __init__(self, url: str) -> None:
         self.tq = tq = TaskQ(url, retention=None)
-        self.broken: set[int] = set()
+        self.broken: set[Any] = set()
         self.ran: list[Any] = []
 
         @tq.task(max_retries=0)
@@ -173,3 +173,28 @@ async def test_the_result_of_a_callback_is_kept_for_what_waits_for_it(made: tupl
     await app.tq.resume("later")
     await kit.drain(delayed=True)
     assert await (await started.task("told")).result(within(20)) == 100
+
+
+async def test_the_callback_of_an_inner_group_is_retried_with_it(made: tuple[App, Kit]) -> None:
+    app, kit = made
+    app.broken.add("total")
+    handle = await app.tq.start(chain(group([app.price.call(1)], then=app.total.call()), app.told.call()))
+    await kit.drain(delayed=True)
+    with pytest.raises(TaskFailed):
+        await handle.result(within(20))
+    app.broken.clear()
+    assert await handle.retry_failed() == 2
+    await kit.drain(delayed=True)
+    assert app.ran == [1, "total", "told"]
+    assert await handle.results(within(20)) == [[100], 100]
+
+
+async def test_the_callback_of_an_inner_group_is_cancelled_with_it(made: tuple[App, Kit]) -> None:
+    app, kit = made
+    inner = group([app.price.call(1)], then=app.total.options(delay=60).call())
+    handle = await app.tq.start(chain(inner, app.told.call()))
+    await kit.drain()
+    assert app.ran == [1] and await handle.cancel()
+    await kit.drain(delayed=True)
+    assert app.ran == [1]
+    assert {task.status for task in await app.tq.find() if task.type != "price"} == {Status.CANCELLED}

@@ -386,11 +386,15 @@ class GroupVerbs:
             await cancel_page(self._queue, running[begin : begin + PAGE])
 
     async def _all(self, group_id: str) -> AsyncIterator[Task]:
-        """Yield the tasks of a group, and of the groups in it."""
+        """Yield the tasks of a group, and of the groups in it with what their ends have pushed as ``then``."""
         async for member, task in self.members(group_id):
             if member.is_group:
                 async for inner in self._all(member.member_id):
                     yield inner
+                (group,) = await self._queue.backend.groups.get([member.member_id])
+                pushed = [] if group is None else await self.callbacks(group)
+                for then in [found for kind, _, found in pushed if kind == "then" and found is not None]:
+                    yield then
             elif task is not None:
                 yield task
 
