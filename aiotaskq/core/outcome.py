@@ -224,10 +224,11 @@ def settle(task: Task, outcome: Outcome, now: int, version: str | None = None) -
     ``version`` is that of the application whose worker ran the task, where that is known: its attempt keeps it.
     Raises IllegalTransition if the task's status does not allow the outcome.
     """
-    if (span := getattr(outcome, "span", None)) is not None:
-        task = replace(task, extra={**task.extra, SPAN: span})
     if isinstance(outcome, Completed) and task.status is RUNNING:  # nearly every outcome: the rest takes longer
+        task = task if outcome.span is None else _with_span(task, outcome.span)
         return _end(task, COMPLETED, now, task.error_message, outcome.result)
+    if isinstance(outcome, Failed | TimedOut) and outcome.span is not None:
+        task = _with_span(task, outcome.span)
     kind = type(outcome)
     if task.status not in _ALLOWED[kind]:
         raise IllegalTransition(f"task {task.task_id} is {task.status}: {kind.__name__} is not possible")
@@ -304,6 +305,10 @@ def settle(task: Task, outcome: Outcome, now: int, version: str | None = None) -
             )
             return parked(after, after.due_us) if has_budget(after) else after
     raise TypeError(f"not an outcome: {outcome!r}")  # pragma: no cover - the match above is complete
+
+
+def _with_span(task: Task, span: str) -> Task:
+    return replace(task, extra={**task.extra, SPAN: span})
 
 
 def _end(task: Task, status: Status, now: int, error: str | None, result: Any = None) -> Task:

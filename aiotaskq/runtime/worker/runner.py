@@ -181,7 +181,8 @@ class Runner:
             current.reset(token)
             if timeout is not None:
                 self._deadlines.cancel(execution)
-        return _with_span(self._judge(execution, handler, result, steps), execution)
+        outcome = self._judge(execution, handler, result, steps)
+        return outcome if execution.context.spans is None else _with_span(outcome, execution)
 
     def _not_run(self, execution: Execution) -> Outcome | None:
         """Return the outcome of a task that is not to be run here."""
