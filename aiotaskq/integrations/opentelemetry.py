@@ -242,7 +242,8 @@ class Metrics(Measures):
 
     Names and attributes follow OpenTelemetry's semantic conventions for messaging; what these do not have begins with
     ``aiotaskq.``. Types, queues and limits are bounded as in ``prometheus.Metrics``. Never ids, params or the texts of
-    errors; ``limits=0`` shows no key of a limit.
+    errors; ``limits=0`` shows no key of a limit. A second TaskQ needs a MeterProvider of its own: of two gauges of one
+    name the SDK reads only the first.
     """
 
     def __init__(
