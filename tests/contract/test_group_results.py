@@ -191,10 +191,12 @@ async def test_the_callback_of_an_inner_group_is_retried_with_it(made: tuple[App
 
 async def test_the_callback_of_an_inner_group_is_cancelled_with_it(made: tuple[App, Kit]) -> None:
     app, kit = made
-    inner = group([app.price.call(1)], then=app.total.options(delay=60).call())
+    await app.tq.pause("held")
+    inner = group([app.price.call(1)], then=app.total.options(queue="held").call())
     handle = await app.tq.start(chain(inner, app.told.call()))
-    await kit.drain()
+    await kit.drain(delayed=False)
     assert app.ran == [1] and await handle.cancel()
+    await app.tq.resume("held")
     await kit.drain(delayed=True)
     assert app.ran == [1]
     assert {task.status for task in await app.tq.find() if task.type != "price"} == {Status.CANCELLED}
