@@ -176,17 +176,12 @@ def waits_again(before: Task, after: Task) -> bool:
     return before.status in FINAL and after.status not in FINAL and after.flow is not None and bool(after.flow.parents)
 
 
-def any_waits_again(changes: Sequence[Change]) -> bool:
-    """Whether one of the changes brings a child back; most are of tasks that have not ended."""
-    return any(change.before.status in FINAL and waits_again(change.before, change.after) for change in changes)
-
-
 def parents_first(changes: Sequence[Change], update: Callable[[Sequence[Change]], list[bool]]) -> list[bool]:
     """Call ``update`` with those that bring a child back behind the others, in push order: parents before children.
 
     Return what it returns, in the order of ``changes``.
     """
-    if not any_waits_again(changes):
+    if not any(waits_again(change.before, change.after) for change in changes):
         return update(changes)
     late = [change.before.seq if waits_again(change.before, change.after) else -1 for change in changes]
     order = sorted(range(len(changes)), key=late.__getitem__)

@@ -15,16 +15,7 @@ from sqlalchemy import Select, and_, delete, exists, func, literal_column, or_, 
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.change import Change, has_moved, holds
-from aiotaskq.backends.flow.groups import (
-    again,
-    any_waits_again,
-    follow,
-    follow_deletes,
-    is_tied,
-    parents_first,
-    staying,
-    waits_again,
-)
+from aiotaskq.backends.flow.groups import again, follow, follow_deletes, is_tied, parents_first, staying, waits_again
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.side_rows import OF_TASKS, WORKER
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
@@ -94,7 +85,7 @@ def read_rows(tx: Tx, ids: Iterable[str], lock: Lock | None) -> dict[str, Row]:
 
 def update_tasks(tx: GateRows, changes: Sequence[Change]) -> list[bool]:
     """Write the changes whose guard holds; return which did."""
-    if not any_waits_again(changes):
+    if not any(waits_again(change.before, change.after) for change in changes):
         return _update(tx, changes)
 
     def each(ordered: Sequence[Change]) -> list[bool]:

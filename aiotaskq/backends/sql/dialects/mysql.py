@@ -49,6 +49,8 @@ BRANCHES: Final = 100
 _KNOWN_PACKET: Final = "aiotaskq_max_allowed_packet"
 _DUPLICATE_KEY: Final = 1062
 _DENIED: Final = {1044, 1142, 1227, 1370, 1419}
+"""Errors of an account that may not create routines: ER_DBACCESS_DENIED_ERROR, ER_TABLEACCESS_DENIED_ERROR,
+ER_SPECIFIC_ACCESS_DENIED_ERROR, ER_PROCACCESS_DENIED_ERROR, ER_BINLOG_CREATE_ROUTINE_NEED_SUPER."""
 
 # Whatever the server has: a text that is too long must be refused, not cut. MariaDB's own setting, on since 11.6.2
 # (MDEV-35124), makes a locking read fail with 1020 for a row that another transaction has changed since the statement
@@ -304,7 +306,7 @@ class MysqlDialect(ServerDialect):
         try:
             super().make_push(connection)
         except exc.DBAPIError as error:
-            if not is_one_of(error.orig, _DENIED):  # a user who may create tables may not always create procedures
+            if not is_one_of(error.orig, _DENIED):  # the right to create tables is not that to create procedures
                 raise
             log.info("{} was not made, so that SQL cannot push: {}", push_sql.NAME, error.orig)
 
