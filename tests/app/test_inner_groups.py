@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from aiotaskq import Parent, current_task, group, injected
-from aiotaskq.core.gate import budget_gate
+from aiotaskq.core.gate import Flow, budget_gate
 from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from aiotaskq.runtime.queue import groups
 from aiotaskq.testing.kit import Kit, virtual
 from tests.app.test_groups import App, Total
@@ -89,7 +90,8 @@ async def test_a_group_in_a_group_whose_member_was_deleted_has_no_result(kit: tu
     await made.drain()
     (row,) = await made.tasks()
     await app.tq.delete(row.task_id)
-    (inner,) = await app.tq.queue.groups.outcomes(handle.group_id)
+    callback = Task(task_id="callback", type="callback", flow=Flow(source=handle.group_id))
+    (inner,) = await app.tq.queue.groups.outcomes_for(callback)
     assert (inner.type, inner.result, inner.error) == (
         "group",
         None,

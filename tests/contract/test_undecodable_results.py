@@ -50,8 +50,6 @@ async def test_a_result_that_cannot_be_decoded_is_an_error(shared_store: Store, 
         for read in (wrong.queue.groups.outcomes_for, wrong.queue.groups.parents):
             with pytest.raises(ValidationError, match=error):
                 await read(last)
-        with pytest.raises(ValidationError, match=error):
-            await wrong.queue.groups.outcomes(group.group_id)
 
     def blocking() -> Any:
         with aiotaskq.sync.TaskQ(shared_store.url, codec=codec, history=False) as twin:

@@ -182,11 +182,6 @@ class GroupVerbs:
         pushed = await self._queue.backend.get([callback_id(group, kind) for kind, _ in kinds]) if kinds else []
         return [(kind, task, found) for (kind, task), found in zip(kinds, pushed, strict=True)]
 
-    async def outcomes(self, group_id: str) -> list[MemberResult]:
-        """Return what came of the members. Raises ValidationError for a result that cannot be decoded."""
-        rows = self._each(group_id)
-        return [await self._result_of(each.member_id, each.name, what) async for each, what in rows]
-
     async def results(self, group_id: str) -> list[Any]:
         """Return the results of all members, in their order; that of a group is a list. Raises TaskFailed, NotFound.
 
@@ -208,9 +203,10 @@ class GroupVerbs:
         return found
 
     async def outcomes_for(self, task: Task, start: int = 0, stop: int | None = None) -> list[MemberResult]:
-        """Return what came of the parents of a task or, for a callback, of its group's members; as ``outcomes``.
+        """Return what came of the parents of a task or, for a callback, of its group's members.
 
-        Those of the places from ``start`` to before ``stop``.
+        Those of the places from ``start`` to before ``stop``. Raises ValidationError for a result that cannot be
+        decoded.
         """
         return [await self._result_of(*each) for each in await self.before(task, start, stop)]
 
