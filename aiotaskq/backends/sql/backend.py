@@ -130,19 +130,16 @@ class SqlBackend(Backend):
             return []
         tasks, more = await self._write(lambda tx: claim_sql.claim_first(tx, wanted), autocommit=True)
         if more:
+            rest = wanted._replace(limit=wanted.limit - len(tasks))
             try:
-                tasks += await self._claim_more(wanted._replace(limit=wanted.limit - len(tasks)))
+                # Read without a lock: tasks pushed before these heads meanwhile come with the next claim.
+                if heads := await self._read(lambda tx: list(claim_sql.due_heads(tx, wanted.now))):
+                    alone = len(heads) == 1
+                    tasks += await self._write(lambda tx: claim_sql.claim(tx, rest, heads), autocommit=alone)
             except DatabaseUnavailable:
                 if not tasks:
                     raise  # else return the claimed tasks, which must not be lost; the next claim raises
         return tasks
-
-    async def _claim_more(self, wanted: Claim) -> list[Task]:
-        # The heads are read without a lock: tasks pushed before them meanwhile come with the next claim.
-        heads = await self._read(lambda tx: list(claim_sql.due_heads(tx, wanted.now)))
-        if not heads:
-            return []
-        return await self._write(lambda tx: claim_sql.claim(tx, wanted, heads), autocommit=len(heads) == 1)
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         return (await self._update(changes))[0] if changes else []

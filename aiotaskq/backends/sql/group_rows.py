@@ -22,7 +22,7 @@ from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.task import Task
 from aiotaskq.log import log
 
-g, m = GROUPS.c, MEMBERS.c
+c, g, m = TASKS.c, GROUPS.c, MEMBERS.c
 _template = msgspec.json.Decoder(Task).decode
 _COUNTS = ("total", "remaining", "failed", "cancelled", "needed_by", "generation", "cancel_requested", "ended_at")
 _CALLBACKS = ("then_task", "failure_task")
@@ -140,7 +140,6 @@ class SqlGroupReads(GroupReads):
         return list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
 
     async def children(self, limit: int, after: str) -> tuple[list[str], str]:
-        c = TASKS.c
         waiting = (self._dialect.pending[-1], c.live_gate.is_(None), c.waits > 0, c.task_id > after)
         query = select(c.task_id).where(*waiting).order_by(c.task_id).limit(limit)
         ids = list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))

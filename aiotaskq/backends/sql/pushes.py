@@ -67,7 +67,7 @@ def conflicts(tx: Tx, tasks: Sequence[Task]) -> list[Task | None]:
 
 def push_bounded(tx: Tx, tasks: Sequence[Task], room: Room) -> list[Task]:
     """Push if there is room. Raises QueueFull before anything is written, as ``check_room``."""
-    left, leaving = _left(tx, room), room.leaving
+    left, leaving = left_in(tx, room), room.leaving
     if len(tasks) <= left:
         tx.update(room.instead)
         return push(tx, tasks) if tasks else []
@@ -85,34 +85,24 @@ def push_bounded(tx: Tx, tasks: Sequence[Task], room: Room) -> list[Task]:
     return answer
 
 
-def check_room(tx: Tx, tasks: Sequence[Task], room: Room) -> None:
-    """Raise QueueFull if there is no room for these tasks, or one of the changes of ``room.instead`` does not hold.
+def left_in(tx: Tx, room: Room) -> int:
+    """Return for how many more tasks there is room; no other push with a bound comes in until the transaction ends.
 
-    No other push with a bound comes in between until the transaction ends.
+    Raises QueueFull if one of the changes of ``room.instead`` does not hold.
     """
-    if len(tasks) > (left := _left(tx, room)):
-        room.new_of(tasks, conflicts(tx, tasks), left)
-
-
-def _left(tx: Tx, room: Room) -> int:
-    """Return for how many more tasks there is room."""
     tx.connection.execute(tx.dialect.lock_pushes)
     if room.instead and not all(guarded(tx, room.instead)[1]):
         raise queue_full(room.maxsize, 0)
     at = _latest(tx, room.now)
-    return room.maxsize - ready(tx, at, None, room.now)[0] + _ready_of(tx, sorted(room.leaving), at, room.now)
+    there = select(func.count()).where(c.status == PENDING, c.run_at <= at, *open_queues(None), alive(room.now))
+    leaving: int = sum(row[0] for row in tx.rows_in(there, c.task_id, sorted(room.leaving)))
+    return room.maxsize - ready(tx, at, None, room.now)[0] + leaving
 
 
 def _latest(tx: Tx, now: int) -> int:
     """Return the instant at which tasks count: a task pushed without delay is due by its push stamp, on any clock."""
     latest = select(func.max(c.seq)).where(tx.dialect.in_push_order)  # of what waits, or of all
     return max(now, tx.connection.execute(latest).scalar() or 0)
-
-
-def _ready_of(tx: Tx, ids: Sequence[str], at: int, now: int) -> int:
-    """Count which of these tasks are ready."""
-    there = select(func.count()).where(c.status == PENDING, c.run_at <= at, *open_queues(None), alive(now))
-    return sum(row[0] for row in tx.rows_in(there, c.task_id, ids))
 
 
 def least_ready(tx: Tx, now: int, limit: int) -> list[Task]:

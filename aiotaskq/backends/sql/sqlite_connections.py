@@ -108,7 +108,7 @@ class StoreConnection(aiosqlite.Connection):
         try:
             return function()
         except exc.DBAPIError as error:
-            if not (is_about_a_value(error) or is_locked(error) or is_interrupted(error)):
+            if not (is_about_a_value(error) or _says(error, "locked") or _says(error, "interrupted")):
                 self.connection.invalidate()
                 self._let_go()
             raise
@@ -238,19 +238,14 @@ def _patiently(function: Callable[[], T], cancelled: Sequence[None]) -> T:
             with outside_of_forks:
                 return function()
         except exc.OperationalError as error:
-            if not is_locked(error) or time.monotonic() > end or cancelled:
+            if not _says(error, "locked") or time.monotonic() > end or cancelled:
                 raise
             time.sleep(0.001)  # for statements that do not wait for the lock, such as a change of the journal
 
 
-def is_interrupted(error: BaseException) -> bool:
-    """Whether the statement was interrupted, since its caller was cancelled; its connection is as before."""
-    return isinstance(error, exc.OperationalError) and "interrupted" in str(error.orig)
-
-
-def is_locked(error: BaseException) -> bool:
-    """Whether another connection has the file's lock, and nothing was done."""
-    return isinstance(error, exc.OperationalError) and "locked" in str(error.orig)
+def _says(error: BaseException, word: str) -> bool:
+    """Whether SQLite has done nothing: the file is ``locked`` by another connection, or a cancel ``interrupted`` it."""
+    return isinstance(error, exc.OperationalError) and word in str(error.orig)
 
 
 class _Cursor(sqlite3.Cursor):

@@ -85,30 +85,24 @@ def read_rows(tx: Tx, ids: Iterable[str], lock: Lock | None) -> dict[str, Row]:
 
 def update_tasks(tx: GateRows, changes: Sequence[Change]) -> list[bool]:
     """Write the changes whose guard holds; return which did."""
-    if not any(waits_again(change.before, change.after) for change in changes):
-        return _update(tx, changes)
-
-    def each(ordered: Sequence[Change]) -> list[bool]:
-        return [held for change in ordered for held in _update(tx, [_waiting_again(tx, change)])]
-
-    return parents_first(changes, each)
-
-
-def _waiting_again(tx: Tx, change: Change) -> Change:
-    return replace(change, after=again(tx, change.after)) if waits_again(change.before, change.after) else change
+    return parents_first(changes, functools.partial(_update, tx))
 
 
 def _update(tx: GateRows, changes: Sequence[Change]) -> list[bool]:
     if not changes:
         return []
     ids = [change.before.task_id for change in changes]
-    revived = any(change.before.final and change.after.unique_key is not None for change in changes)
-    if len(changes) > 1 and (revived or len(set(ids)) < len(ids)):
+    back = [change for change in changes if change.before.final]
+    revived = any(change.after.unique_key is not None for change in back)
+    waits = any(waits_again(change.before, change.after) for change in back)
+    if len(changes) > 1 and (revived or waits or len(set(ids)) < len(ids)):
         # Each sees the one before.
         return [held for change in changes for held in _update(tx, [change])]
+    if waits:
+        changes = [replace(changes[0], after=again(tx, changes[0].after))]
     held = None
     found: dict[str, Row] = {}
-    moves = any(change.before.flow is not None and _is_pending(change) for change in changes)
+    moves = any(change.before.flow is not None and change.before.status is Status.PENDING for change in changes)
     if not (revived or moves or any(change.lease_over for change in changes)):
         held = tx.dialect.write_guarded(tx.connection, changes)
     if held is None:
@@ -132,13 +126,9 @@ def _update(tx: GateRows, changes: Sequence[Change]) -> list[bool]:
     return held
 
 
-def _is_pending(change: Change) -> bool:
-    return change.before.status is Status.PENDING
-
-
 def _as_it_was(change: Change, rows: Mapping[str, Row]) -> Task:
     """Return the task before a change: while it was pending it may have passed gates since it was read."""
-    if not _is_pending(change) or change.before.flow is None:
+    if change.before.status is not Status.PENDING or change.before.flow is None:
         return change.before
     row = rows[change.before.task_id]
     return change.before.replace(run_at=read_run_at(row.run_at), gate=row.gate)

@@ -29,7 +29,7 @@ from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.gate_rows import PARKED_AT, STATUS, GateRows, parked_at
 from aiotaskq.backends.sql.group_rows import GroupRows
-from aiotaskq.backends.sql.pushes import check_room, insert
+from aiotaskq.backends.sql.pushes import conflicts, insert, left_in
 from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS, decode_flow, json_text, stored_run_at, to_task
 from aiotaskq.backends.sql.side_rows import SqlOwnedRows, insert_held
 from aiotaskq.backends.sql.statement_size import chunks
@@ -109,7 +109,8 @@ class SqlTransaction(GateRows, GroupRows):
         return held
 
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
-        check_room(self, tasks, room)
+        if len(tasks) > (left := left_in(self, room)):
+            room.new_of(tasks, conflicts(self, tasks), left)
 
     def check_push(self, tasks: Sequence[Task]) -> bool:
         if self.joined:
