@@ -69,7 +69,7 @@ class Rows:
         if waits_again(before, after):
             after = again(self, after)
         self.all[after.task_id] = after
-        follow(self, [(before, after)], NOW)
+        follow(self, [(before, after)])
 
 
 @st.composite

@@ -268,11 +268,11 @@ def to_groups(tx: Transaction, tallies: dict[str, Tally], gone: Sequence[Task], 
     followed.pushed += [task.task_id for task in pushed]
 
 
-def follow(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int = 0) -> None:
+def follow(tx: Transaction, changes: Sequence[tuple[Task, Task]]) -> None:
     """Do what follows from changes of tasks that are written already: to children, then to groups."""
     found = [(before, after) for before, after in changes if concerns(before, after)]
     if found:
-        now = max(now, *[after.due_us if after.ended_at is None else after.ended_at for _, after in found])
+        now = max(0, *[after.due_us if after.ended_at is None else after.ended_at for _, after in found])
         to_groups(tx, *to_children(tx, found, now), now)
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aiotaskq.core.status import Status
     from aiotaskq.core.usage import Usage
 
+Messages: TypeAlias = Callable[[Sequence[Task], int], list[Task]]
 T = TypeVar("T")
 
 USED_UP: Final = GateChange(closed_until=USED_UP_UNTIL)
@@ -215,7 +216,7 @@ class Transaction(ABC):
     works on it may run more than once, each time on another transaction.
     """
 
-    messages: Callable[[Sequence[Task], int], list[Task]]
+    messages: Messages
     """``Groups.messages`` of the store."""
     codec: Codec | None = None
     """That of the store: what ``push`` and ``update`` write is encoded with it."""

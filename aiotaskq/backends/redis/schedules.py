@@ -12,6 +12,7 @@ import msgspec
 
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.reads import READ
 from aiotaskq.backends.redis.rows import DAMAGED, read_object, to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
@@ -21,7 +22,6 @@ from aiotaskq.core.coded import from_stored, is_coded, stored_text
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.errors import ValidationError
 
-READ = 1_000  # rows in one answer of the server: it runs no other command meanwhile
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode

@@ -12,15 +12,8 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change, Room, encoded_changes, has_moved, holds
 from aiotaskq.backends.flow.gates import Admitted, admit_touched
-from aiotaskq.backends.flow.groups import (
-    again,
-    concerns,
-    follow,
-    follow_deletes,
-    parents_first,
-    waits_again,
-)
-from aiotaskq.backends.flow.transaction import push
+from aiotaskq.backends.flow.groups import again, concerns, follow, follow_deletes, parents_first, waits_again
+from aiotaskq.backends.flow.transaction import Messages, push
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_rows import GateRows
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of, to_members
@@ -34,9 +27,6 @@ from aiotaskq.core.parking import slots
 from aiotaskq.core.status import PENDING, RUNNING
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage
-
-Messages = Callable[[Sequence[Task], int], list[Task]]
-
 
 _KEPT = ("flow", "attempts")
 _LIVE = (b"pending", b"running")

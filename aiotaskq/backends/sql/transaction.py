@@ -17,7 +17,7 @@ from sqlalchemy import BigInteger, Connection, String, bindparam, func, select
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.change import Change, Claim, Room, encoded_changes
 from aiotaskq.backends.flow.gates import Admitted, admit_touched, check_max_waiting
-from aiotaskq.backends.flow.transaction import Followed, Holder, Run, Store, Touched
+from aiotaskq.backends.flow.transaction import Followed, Holder, Messages, Run, Store, Touched
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.listeners import ENDED, READY
 from aiotaskq.backends.listeners import GATES as GATES_HINT
@@ -42,7 +42,6 @@ from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage
 from aiotaskq.errors import AiotaskqError
 
-Messages = Callable[[Sequence[Task], int], list[Task]]
 Write = Callable[[Callable[[Connection], Any]], Awaitable[Any]]
 T = TypeVar("T")
 P = ParamSpec("P")
