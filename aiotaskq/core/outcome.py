@@ -453,11 +453,15 @@ def attempts_of(task: Task) -> tuple[Attempt, ...]:
     if task.status is RUNNING:
         return (*task.attempts, _last(task, None))
     if task.status is COMPLETED:
-        ended = task.ended_at
-        if ended is None and task.completed_at is not None:  # another program completed it
-            ended = task.completed_at * SECOND
-        return (*task.attempts, _last(task, ended, "completed"))
+        return (*task.attempts, _last(task, end_of(task), "completed"))
     return task.attempts
+
+
+def end_of(task: Task) -> int | None:
+    """Return when a task has ended, in microseconds UTC; to the second if another program ended it."""
+    if task.ended_at is None and task.completed_at is not None:
+        return task.completed_at * SECOND
+    return task.ended_at
 
 
 def snoozes_of(task: Task) -> int:

@@ -9,8 +9,9 @@ from typing import Annotated
 from msgspec import Struct, structs
 
 from aiotaskq.core.instants import to_iso
+from aiotaskq.core.outcome import end_of
 from aiotaskq.core.status import Status
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND
 from aiotaskq.operations.fields import MAX_PAGE, Count, Instant, Name, Time, about
 from aiotaskq.operations.table import Access, Operations
 from aiotaskq.operations.task_views import error_line
@@ -71,7 +72,7 @@ async def list_(access: Access, given: Listed) -> FailureList:
     async for tasks in pages(access.tq.queue.backend, wanted, min(READ, limit + 1)):
         for task in tasks[: max(0, limit - read)]:
             key = task.type, error_line(task.error_message or task.undecodable, access.show_args)
-            found.setdefault(key, {})[task.task_id] = _failed_at(task)
+            found.setdefault(key, {})[task.task_id] = end_of(task) or task.created_at * SECOND
         read += len(tasks)
         if read > limit:
             break
@@ -81,12 +82,6 @@ async def list_(access: Access, given: Listed) -> FailureList:
     ranked = sorted(found, key=lambda key: (-len(found[key]), -max(found[key].values())))
     views = [_view(*key, found[key], begin, seconds) for key in ranked[:MAX_PAGE]]
     return FailureList(views, len(found), min(read, limit), read > limit, to_iso(begin) if found else None, seconds)
-
-
-def _failed_at(task: Task) -> int:
-    if task.ended_at is not None:
-        return task.ended_at
-    return (task.created_at if task.completed_at is None else task.completed_at) * SECOND
 
 
 def _view(type: str, error: str, group: Mapping[str, int], begin: int, seconds: int) -> FailureView:

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.notes import LogEntry
-from aiotaskq.core.outcome import attempts_of
+from aiotaskq.core.outcome import attempts_of, end_of
 from aiotaskq.core.status import PENDING, Status
 from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.integrations.django import framework
@@ -81,7 +81,6 @@ def result_of(row: Task, alias: str, notes: Sequence[LogEntry] = ()) -> Any:
         backend=alias,
         run_after=_moment(row.due_us) if waits else None,
     )
-    ended = row.ended_at or (row.completed_at and row.completed_at * SECOND)
     result = TaskResult(
         task=task,
         id=row.task_id,
@@ -89,7 +88,7 @@ def result_of(row: Task, alias: str, notes: Sequence[LogEntry] = ()) -> Any:
         enqueued_at=_moment(row.created_at * SECOND),
         started_at=_moment(attempts[0].began_at) if attempts else None,
         last_attempted_at=_moment(attempts[-1].began_at) if attempts else None,
-        finished_at=_moment(ended) if row.final else None,
+        finished_at=_moment(end_of(row)) if row.final else None,
         args=row.params.get("args", []),
         kwargs=row.params.get("kwargs", {}),
         backend=alias,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.outcome import attempts_of
+from aiotaskq.core.edit import first_push
+from aiotaskq.core.outcome import attempts_of, end_of
 from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.operations.audit import AuditView
@@ -162,11 +163,8 @@ class Life:
 
 def life_of(task: Task) -> Iterator[Happened]:
     """Yield what has happened to a task, as its row tells."""
-    ended = task.ended_at
-    if ended is None and task.completed_at is not None:  # another program has ended it
-        ended = task.completed_at * SECOND
-    # The push stamp tells it to the microsecond, where it is of the second of the push.
-    yield _event("pushed", task.seq if task.seq // SECOND == task.created_at else task.created_at * SECOND, task)
+    ended = end_of(task)
+    yield _event("pushed", first_push(task), task)
     for attempt in attempts_of(task):
         if attempt.began_at is not None:
             yield _event("started", attempt.began_at, task, attempt.number)
