@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import Distribution, PackageNotFoundError, distributions, packages_distributions, version
+from importlib.metadata import Distribution, distributions, packages_distributions
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -27,7 +27,7 @@ from aiotaskq.core.masking import mask, without_passwords
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import printable
-from aiotaskq.runtime.health import Distance, Health, examine, measure, named_types
+from aiotaskq.runtime.health import Distance, Health, examine, measure, named_types, version_of
 
 LIBRARIES = (
     *("sqlalchemy", "aiosqlite", "asyncpg", "alembic", "croniter", "msgspec", "loguru", "typer", "rich", "tzdata"),
@@ -46,7 +46,7 @@ def doctor(db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, json: Json = Fal
         "aiotaskq": sys.modules["aiotaskq"].__version__,
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
-        "libraries": {name: known for name in LIBRARIES if (known := _version(name)) is not None},
+        "libraries": {name: known for name in LIBRARIES if (known := version_of(name)) is not None},
         "other_distributions": _other_distributions(),
         "settings": _settings(),
         "database": mask(db),
@@ -62,13 +62,6 @@ def doctor(db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, json: Json = Fal
     else:
         _say(found, health)
     raise typer.Exit(int(found["problem"] is not None))
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _other_distributions() -> list[dict[str, str]]:

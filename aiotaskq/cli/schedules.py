@@ -15,13 +15,7 @@ from aiotaskq.cli.store_access import short_schedule_ids, warn_of_unknown
 from aiotaskq.cli.times import duration, local_time, shown
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import printable
-from aiotaskq.operations.schedules import (
-    Backfilled,
-    FiringView,
-    PlannedTimes,
-    SchedulePage,
-    ScheduleView,
-)
+from aiotaskq.operations.schedules import Backfilled, FiringView, PlannedTimes, SchedulePage, ScheduleView
 
 
 async def _ids(_tq: TaskQ, page: SchedulePage) -> dict[str, str]:

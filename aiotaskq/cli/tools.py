@@ -19,9 +19,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 @command("completion", "Print the shell completion script, to be used as: source <(aiotaskq completion bash).")
-def completion(
-    shell: Annotated[str, argument("Your shell.", "bash|zsh|fish")],
-) -> None:
+def completion(shell: Annotated[str, argument("Your shell.", "bash|zsh|fish")]) -> None:
     if shell not in SHELLS:
         wrong = tr("use {names} (got {shell})", names=", ".join(SHELLS), shell=repr(shell))
         raise typer.BadParameter(wrong, param_hint="SHELL")

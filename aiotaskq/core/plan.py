@@ -9,16 +9,7 @@ from msgspec.structs import replace
 
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.gate import Flow
-from aiotaskq.core.groups import (
-    MAX_MEMBERS,
-    MAX_PARENTS,
-    GroupState,
-    Member,
-    Plan,
-    callback_of,
-    in_order,
-    waiting,
-)
+from aiotaskq.core.groups import MAX_MEMBERS, MAX_PARENTS, GroupState, Member, Plan, callback_of, in_order, waiting
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.parking import with_budgets
 from aiotaskq.core.task import SECOND, Task, trace_of

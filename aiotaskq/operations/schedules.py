@@ -130,10 +130,7 @@ class FiringView(Struct):
     due: Time | None
     until: Annotated[Time | None, about("The last of several due times")]
     count: int
-    reason: Annotated[
-        str | None,
-        about(", ".join(REASONS)),
-    ]
+    reason: Annotated[str | None, about(", ".join(REASONS))]
     start: Annotated[Time | None, about("When its task may start, where that is later")]
     task_id: Annotated[str | None, about("Of one task that was fired")]
 

@@ -27,15 +27,7 @@ from aiotaskq.operations.fields import (
 )
 from aiotaskq.operations.hidden import error_filter
 from aiotaskq.operations.table import LISTED, Access, DryRun, Operations, only
-from aiotaskq.operations.task_views import (
-    StepView,
-    TaskDetail,
-    TaskView,
-    error_line,
-    step_view,
-    task_detail,
-    task_view,
-)
+from aiotaskq.operations.task_views import StepView, TaskDetail, TaskView, error_line, step_view, task_detail, task_view
 from aiotaskq.runtime.queue.bulk import count_all, ids_named, pages, retry_all, task_filter
 from aiotaskq.runtime.queue.bulk import run_now as made_due
 from aiotaskq.runtime.queue.pushes import TaskChanges

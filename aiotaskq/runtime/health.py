@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
@@ -110,6 +111,14 @@ def named_types(counts: Mapping[str, int]) -> str:
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:NAMED]
     more = f", … ({len(counts)} types)" if len(counts) > NAMED else ""
     return ", ".join(f"{printable(name)} ({count})" for name, count in most) + more
+
+
+def version_of(distribution: str) -> str | None:
+    """Return the version of an installed distribution; None if it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 async def measure(backend: Backend, clock: Clock, rounds: int = 7) -> Distance:

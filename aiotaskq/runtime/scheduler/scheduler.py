@@ -28,14 +28,7 @@ from aiotaskq.core.firing import LIMIT as BACKFILL
 from aiotaskq.core.firing import MAX_LIMIT as MAX_BACKFILL
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import to_datetime
-from aiotaskq.core.schedule import (
-    Schedule,
-    changed,
-    check_decoded,
-    differences,
-    paused,
-    resumed,
-)
+from aiotaskq.core.schedule import Schedule, changed, check_decoded, differences, paused, resumed
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError, NotFound, QueueFull
 from aiotaskq.log import gate, log, named, printable

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from aiotaskq.app.internal import internal
 from aiotaskq.core.masking import mask, without_passwords
 from aiotaskq.errors import AiotaskqError
-from aiotaskq.runtime.health import Distance, examine, measure
+from aiotaskq.runtime.health import Distance, examine, measure, version_of
 from aiotaskq.web.dashboard.view import View, page
 from aiotaskq.web.dashboard.words import marked
 
@@ -25,9 +24,9 @@ async def settings(view: View) -> dict[str, Any]:
     distance, problems = await view.keep("doctor", lambda: _examined(view), 10.0)
     handlers = sorted(view.handlers.items())
     return {
-        "version": _version("aiotaskq") or "",
+        "version": version_of("aiotaskq") or "",
         "python": platform.python_version(),
-        "libraries": {name: known for name in LIBRARIES if (known := _version(name)) is not None},
+        "libraries": {name: known for name in LIBRARIES if (known := version_of(name)) is not None},
         "stores": [mask(url) for url in internal(tq).backends],
         "latency": None if distance is None else distance.median,
         "ahead": None if distance is None else distance.ahead,
@@ -52,10 +51,3 @@ async def _examined(view: View) -> tuple[Distance | None, list[str]]:
 def _where(function: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", type(function).__name__)
     return f"{getattr(function, '__module__', '')}.{name}".lstrip(".")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

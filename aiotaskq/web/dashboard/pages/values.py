@@ -69,10 +69,5 @@ def _given(view: View) -> dict[str, Any]:
     return {"key": view.needed("key"), "value": json_of("value", view.needed("value")), "ttl": ttl}
 
 
-action(
-    operations["set"],
-    marked("The value of {key} is stored."),
-    form="value",
-    values=_given,
-)
+action(operations["set"], marked("The value of {key} is stored."), form="value", values=_given)
 action(operations["delete"], marked("The value of {key} is deleted."), asks=True)
