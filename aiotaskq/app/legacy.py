@@ -223,11 +223,7 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         Raises ValidationError naming the field, and MissingExtra for a calendar without the extra ``calendars``.
         """
         check_names("add_scheduler_task", options)
-        timing = {
-            "interval_seconds": interval_seconds,
-            "cron_expression": cron_expression,
-            "execute_at": execute_at,
-        }
+        timing = {"interval_seconds": interval_seconds, "cron_expression": cron_expression, "execute_at": execute_at}
         foreign = foreign_timing(schedule_type, timing)
         schedule = new_schedule(
             name,

@@ -191,17 +191,13 @@ def charged(gate: Gate, starts: Starts, now: int) -> Gate:
     tokens = min(starts.unstarted, bounds.burst)
     tat = max(gate.tat, now + tokens * bounds.interval) if tokens else gate.tat
     for at, more in sorted(starts.started, reverse=True):
-        if is_charged(at, gate.charged_until, now):
+        # Of starts while the clock goes through a time again it is unknown whether ``tat`` accounts for them.
+        if at <= gate.charged_until and not at <= now < gate.charged_until:
             continue
         tokens += more
         tat = max(tat, min(at, now) + tokens * bounds.interval)
         until = max(until, at)
     return replace(gate, tat=tat, charged_until=until)
-
-
-def is_charged(at: int, charged_until: int, now: int) -> bool:
-    """Whether ``tat`` accounts for a start; of starts while the clock goes through a time again that is unknown."""
-    return at <= charged_until and not at <= now < charged_until
 
 
 def due_by(gate: Gate, at: int) -> Gate:

@@ -397,11 +397,6 @@ def _items(function: Callable[..., Any], declared: str) -> str:
     return parameters[0].name
 
 
-def _item_of(annotation: Any) -> Any:
-    """Return the annotation of one of a list; that of anything else is none."""
-    return typing.get_args(annotation)[0] if is_list(annotation) else Any
-
-
 def _conversions(
     function: Callable[..., Any], items: str, declared: str
 ) -> tuple[dict[str, Conversion | None], Conversion | None, PlainCheck | None]:
@@ -484,12 +479,15 @@ def _defined(function: Callable[..., Any]) -> Any:
 
 
 def _resolved(annotation: Any, function: Callable[..., Any], of_items: bool = False) -> Any:
+    """Return an annotation with its names looked up; ``of_items`` that of one of a list, of anything else none."""
     names = getattr(_defined(function), "__globals__", {})
     try:
         found = resolved(annotation, names, _local_names())
     except NameError as error:
         raise Unsupported(f"{error}, as its annotation says; import it also at run time") from None
-    return _item_of(found) if of_items else found
+    if of_items:
+        return typing.get_args(found)[0] if is_list(found) else Any
+    return found
 
 
 def _local_names() -> Mapping[str, Any]:

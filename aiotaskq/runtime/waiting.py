@@ -172,12 +172,10 @@ def why(task: Task, seen: Seen, now: int) -> Waiting | None:
     workers = seen.of_queue(task.queue)
     if workers and not any(each.knows(task.type) for each in workers):
         return Waiting(reason="unknown_type")
-    return Waiting(
-        reason="ready",
-        workers=None if seen.workers is None else len(workers),
-        slots=None if seen.workers is None else sum(each.concurrency for each in workers),
-        busy=None if seen.workers is None else sum(each.busy for each in workers),
-    )
+    if seen.workers is None:
+        return Waiting(reason="ready")
+    slots, busy = sum(each.concurrency for each in workers), sum(each.busy for each in workers)
+    return Waiting(reason="ready", workers=len(workers), slots=slots, busy=busy)
 
 
 async def waiting(store: Pushes, task: Task, counted: Counted | None = None) -> Waiting | None:

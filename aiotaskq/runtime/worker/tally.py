@@ -11,7 +11,7 @@ from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.errors import MAX_NAME
 from aiotaskq.core.history import MINUTE, USED, Key, Sums, begin_of
-from aiotaskq.core.outcome import Completed, Expired, LeaseExpired, Outcome, Released
+from aiotaskq.core.outcome import Completed, Expired, LeaseExpired, Outcome, Released, due_since
 from aiotaskq.core.parking import settled_at
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task
@@ -122,9 +122,8 @@ class Tally(Poller):
     def _note(self, before: Task, after: Task, kind: str) -> None:
         at = settled_at(before, after)
         if at is not None and before.began_at is not None:
-            due = before.run_at if before.due_at is None else before.due_at
             sums = self._sums_for(at, before.queue, before.type, kind)
-            sums.add_runs([at - before.began_at], [before.began_at - due])
+            sums.add_runs([at - before.began_at], [before.began_at - due_since(before)])
 
     def collect(self) -> None:
         """Add up what has completed."""
