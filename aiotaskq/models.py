@@ -238,6 +238,8 @@ class SchedulerTask(Base):
     queue: Mapped[str] = mapped_column(Name(100), default="default", server_default="default")
     max_retries: Mapped[int] = mapped_column(Integer, default=3, server_default=text("3"))
     timeout: Mapped[float | None] = mapped_column(Float(53))
+    # Those of its tasks, as a JSON object; NULL without any.
+    tags: Mapped[str | None] = mapped_column(LongText)
     declared: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
     # Rises with every write, for the compare-and-swap.
     version: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
@@ -254,8 +256,8 @@ class SideRowModel(Base):
 
     __tablename__ = "aiotaskq_side"
 
-    # Of what it is a part: ``value``, ``audit``, ``history``, ``note``, ``step``, ``event``, ``wait``, ``worker`` or
-    # ``version``.
+    # Of what it is a part: ``value``, ``audit``, ``history``, ``note``, ``step``, ``tag``, ``event``, ``wait``,
+    # ``worker`` or ``version``.
     kind: Mapped[str] = mapped_column(Name(20), primary_key=True)
     # The task that it goes with, or the event for which a task waits; empty for nothing.
     owner: Mapped[str] = mapped_column(Name(255), primary_key=True)
@@ -267,7 +269,10 @@ class SideRowModel(Base):
     # In microseconds UTC, NULL for never.
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
 
-    __table_args__ = (partial("expires_at IS NOT NULL", "ix_aiotaskq_side_expiry", "kind", "expires_at"),)
+    __table_args__ = (
+        partial("expires_at IS NOT NULL", "ix_aiotaskq_side_expiry", "kind", "expires_at"),
+        partial("kind = 'tag'", "ix_aiotaskq_side_tag", "kind", "name", "owner"),
+    )
 
 
 class QueueState(Base):

@@ -60,6 +60,7 @@ class PushOptions(TypedDict, total=False):
     rate: Rate | Sequence[Rate]
     fair: Of | Fair | Sequence[Of | Fair]
     session: Any
+    tags: Mapping[str, str]
     debounce: float | timedelta | None
     max_wait: float | timedelta | None
     merge: Merge

@@ -18,6 +18,7 @@ from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.groups import derived_id
 from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.limits import KINDS, Gating, specs_of
+from aiotaskq.core.tags import TAGS, check_tags
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, new_task, run_options
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.current import child_id, inside
@@ -61,6 +62,7 @@ def new_task_of(
         raise unknown_options("push", "push option", wrong, PushOptions.__annotations__)
     options.pop("session", None)  # the transaction of the push, no field of the task
     gating = _gating(call, options, handler)
+    tags = check_tags(options.pop("tags", None))
     if_ended = options.pop("if_ended", None)
     if if_ended not in (None, "retry"):
         raise ValidationError(f"if_ended: {if_ended!r:.40} is unknown; use 'retry', or leave it out to refuse the push")
@@ -101,6 +103,10 @@ def new_task_of(
     if options.get("task_id") is None:
         options["task_id"] = child_id(call.type)
     options |= {"run_at": run_at, "expires_at": expires_at}
+    if handler is not None and handler.template.extra:
+        tags = handler.template.tags | tags
+    if tags:
+        options["extra"] = {TAGS: tags}
     task = new_task(call.type, call.params, now=now, kind=registered.kind, **options)
     if debounced is not None and rules is not None:
         flow = None if gating is None or debounced.merge != "list" else gating.flow

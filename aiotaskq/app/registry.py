@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -61,6 +61,7 @@ class TaskOptions(TypedDict, total=False):
     expires: float | timedelta | None
     age: float | timedelta | None
     executor: Executor | None
+    tags: Mapping[str, str] | None
     debounce: float | timedelta | None
     max_wait: float | timedelta | None
     merge: Merge | None
@@ -177,6 +178,7 @@ class Registry(Hinted):
             expires: seconds after which a task that was not claimed expires; default never.
             age: seconds after which a task that is due and was not claimed counts as the highest priority; default
                 never.
+            tags: names and values by which its tasks are found; those of a push are added, and replace these by name.
             debounce: seconds without another call of the key after which the task is due; a call while it waits
                 changes that task.
             max_wait: the most seconds that later calls put it off; default no limit.

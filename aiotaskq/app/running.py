@@ -21,6 +21,7 @@ from aiotaskq.core.alerts import ALERTS, NAMED, Rules, Seen, after, changes, hol
 from aiotaskq.core.errors import INT32
 from aiotaskq.core.status import Status
 from aiotaskq.core.stopping import CLOSING, SERVICES, ExitCode
+from aiotaskq.core.tags import with_defaults
 from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
@@ -99,7 +100,11 @@ class Running(Registry):
 
     def _gated(self, task: Task) -> Task:
         handler = self._registered.handlers.get(task.type)
-        return task if handler is None or handler.gating is None else handler.gating.gated(task)
+        if handler is None:
+            return task
+        if handler.template.extra:
+            task = with_defaults(task, handler.template.tags)
+        return task if handler.gating is None else handler.gating.gated(task)
 
     def _open_schedules(self) -> Schedules | None:
         if "_scheduler" in self.__dict__:

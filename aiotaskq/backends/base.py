@@ -388,6 +388,7 @@ def matching(where: TaskFilter) -> Callable[[Task], bool]:
         and (where.created_since is None or task.created_at >= where.created_since)
         and (where.error is None or (task.error_message is not None and where.error in task.error_message))
         and (where.error_type is None or (task.error_message or "").startswith(where.error_type))
+        and (not where.tags or where.tags.items() <= task.tags.items())
     )
 
 

@@ -13,7 +13,9 @@ import msgspec
 
 from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange
 from aiotaskq.backends.change import encoded_changes
+from aiotaskq.backends.flow.groups import push_within
 from aiotaskq.core.coded import decoded, encoded, to_stored
+from aiotaskq.core.tags import any_tags
 from aiotaskq.core.task import Task, TaskFilter
 
 
@@ -32,6 +34,8 @@ class CodedBackend(Backend):
         return cast(Backend, self._store.another(patience)).coded_by(self.codec)
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
+        if any_tags(tasks):  # they are stored as they are
+            return await self.store.transact(lambda tx: push_within(tx, tasks, room), repeatable=True)
         sent = self._encoded(tasks)
         return self._pushed(await self._store.push(sent, room), sent, tasks)
 

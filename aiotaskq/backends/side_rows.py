@@ -16,9 +16,11 @@ T = TypeVar("T")
 
 NOTE: Final = "note"
 STEP: Final = "step"
+TAG: Final = "tag"
+"""The kind of the tags of tasks: each name is ``name=value``. A store has an index of their owners by name."""
 WORKER: Final = "worker"
 """The kind of the workers. A store whose memory is full takes these rows: workers make room there."""
-OF_TASKS: Final = (NOTE, STEP)
+OF_TASKS: Final = (NOTE, STEP, TAG)
 """The kinds whose owners are tasks, by their ids: they are deleted with the row of their task."""
 
 

@@ -13,6 +13,7 @@ from aiotaskq.core.errors import TaskConflict, ValidationError, check_key
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import budgets_of, parked, regated
 from aiotaskq.core.status import PENDING
+from aiotaskq.core.tags import with_tags
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, new_task, not_aged, run_options
 
 
@@ -136,9 +137,9 @@ class Debounce(msgspec.Struct, frozen=True):
 def after_call(row: Task, call: Task, rule: Debounce, now: int, begun: bool = False) -> Task:
     """Return what the task that holds the key becomes when it is called again; ``now`` in microseconds UTC.
 
-    A waiting one becomes the newer call, but keeps its id, its place in time and what is known of its runs. A running
-    one gives up its key, and so does one that has ``begun``: it has steps, and goes on with them. Raises TaskConflict
-    if it is a task of another type, or cannot be read.
+    A waiting one becomes the newer call, but keeps its id, its tags, its place in time and what is known of its runs.
+    A running one gives up its key, and so does one that has ``begun``: it has steps, and goes on with them. Raises
+    TaskConflict if it is a task of another type, or cannot be read.
     """
     if row.type != call.type:
         raise TaskConflict(f"key: task {row.task_id!r}, which has it, is of type {row.type!r}; use another key")
@@ -159,7 +160,7 @@ def after_call(row: Task, call: Task, rule: Debounce, now: int, begun: bool = Fa
     after = replace(
         row,
         params=params,
-        extra=call.extra,
+        extra=with_tags(call.extra, row.tags),
         **run_options(call),
         expires_at=call.expires_at,
         on_success=call.on_success,

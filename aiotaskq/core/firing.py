@@ -20,6 +20,7 @@ from aiotaskq.core.firing_record import SCHEDULED_FOR, FiringRecord, has_made, r
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.schedule import Schedule, ScheduleStuck, cron_of, following, step_of
+from aiotaskq.core.tags import with_tags
 from aiotaskq.core.task import SECOND, Task
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def task_for(schedule: Schedule, task_id: str, now: int, start: int, due: int | 
         run_at=start,
         seq=next_seq(now),
         timeout=schedule.timeout,
-        extra={} if due is None else {SCHEDULED_FOR: due},
+        extra=with_tags({} if due is None else {SCHEDULED_FOR: due}, schedule.tags),
     )
 
 

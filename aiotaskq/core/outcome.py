@@ -20,6 +20,7 @@ from aiotaskq.core.masking import Redacted
 from aiotaskq.core.parking import has_budget, parked, regated
 from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING, Status
 from aiotaskq.core.steps import Suspension
+from aiotaskq.core.tags import with_tags
 from aiotaskq.core.task import SECOND, SPAN, Attempt, Task, not_aged, run_options
 from aiotaskq.core.worker_info import WorkerInfo
 
@@ -284,7 +285,7 @@ def settle(task: Task, outcome: Outcome, now: int, version: str | None = None) -
                 **run_options(new),
                 expires_at=new.expires_at,
                 scheduler_task_id=new.scheduler_task_id,
-                extra=new.extra,
+                extra=with_tags(new.extra, task.tags),  # the store has them
                 flow=regated(task.flow, new.flow),
                 gate=None,
                 coded=None,
@@ -296,6 +297,7 @@ def settle(task: Task, outcome: Outcome, now: int, version: str | None = None) -
             # It has the push stamp of the new push: if that push is repeated, it is recognised as the same.
             after = replace(
                 new,
+                extra=with_tags(new.extra, task.tags),
                 fence=task.fence + 1,  # a change that is based on a read before the end must not hold
                 unique_key=task.unique_key,
                 idempotency_key=task.idempotency_key,

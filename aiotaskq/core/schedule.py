@@ -33,6 +33,7 @@ from aiotaskq.core.firing_record import FiringRecord, recorded, stopped_by
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import utc, utc_or_none
 from aiotaskq.core.masking import Redacted
+from aiotaskq.core.tags import check_tags
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class ScheduleOptions(TypedDict, total=False):
     queue: str
     max_retries: int
     timeout: float | timedelta | None
+    tags: Mapping[str, str] | None
 
 
 class ScheduleStuck(AiotaskqError, RuntimeError):
@@ -121,6 +123,8 @@ class Schedule(Redacted, frozen=True, kw_only=True):
     queue: str = "default"
     max_retries: int = 3
     timeout: float | None = None
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
+    """Those of its tasks."""
     declared: bool = False
     """Whether a decorator in the application's code made it."""
     outbox: tuple[Task, ...] = ()
@@ -222,6 +226,7 @@ _OPTIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "catch_up": lambda value: None if value is None else check_whole_seconds("catch_up", value, 1, INT32),
     "jitter": lambda value: check_whole_seconds("jitter", value, 0, MAX_JITTER),
     **RUN_OPTIONS,
+    "tags": check_tags,
 }
 """The options that are checked each by itself."""
 

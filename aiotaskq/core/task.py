@@ -8,7 +8,7 @@ Documented fields keep epoch **seconds**; every added time is integer **microsec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -29,6 +29,7 @@ from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.instants import to_datetime, utc, utc_or_none
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.status import FINAL, PENDING, Status, StatusName
+from aiotaskq.core.tags import tags_of
 from aiotaskq.core.worker_info import read_owner
 
 SECOND = 1_000_000  # microseconds
@@ -192,6 +193,11 @@ class Task(Redacted, frozen=True, kw_only=True, gc=False):
         """The priority that it had before its wait made it the highest; None where that has not happened."""
         return self.extra.get(AGED_FROM) if self.priority == HIGHEST else None
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """What it can be found by: values by name; empty for none."""
+        return tags_of(self.extra)
+
     def replace(self, **changes: Any) -> Task:
         """Return a copy with these fields changed."""
         return msgspec.structs.replace(self, **changes)
@@ -232,6 +238,7 @@ class Filters(TypedDict, total=False):
     since: float | datetime | None
     error: str | None
     error_type: str | None
+    tags: Mapping[str, str] | None
 
 
 class Where(Filters, total=False):
@@ -259,6 +266,8 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     """A text that the error message contains; upper and lower case differ."""
     error_type: str | None = None
     """A text with which the error message begins; see ``check_error_type``."""
+    tags: Mapping[str, str] = {}
+    """What it has of these names, all of them."""
     after: str | None = None
     """A task id: only tasks that are listed behind it, the newest first."""
     newest: int | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, T
 
 import msgspec
 
+from aiotaskq.backends.side_rows import TAG, SideRow
 from aiotaskq.core.coded import decoded, encoded
 from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.gate import Bounds, GateChange
@@ -25,12 +26,13 @@ from aiotaskq.core.parking import (
     slots,
 )
 from aiotaskq.core.status import RUNNING
+from aiotaskq.core.tags import any_tags, labels
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import USED_UP_UNTIL
 
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Change, Room
-    from aiotaskq.backends.side_rows import OwnedRows, SideRow
+    from aiotaskq.backends.side_rows import OwnedRows
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.gate import Gate, Starts
     from aiotaskq.core.groups import GroupState, Member
@@ -266,6 +268,10 @@ class Transaction(ABC):
     def insert(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Insert tasks that conflict with no row; return each, or the row that it conflicts with."""
 
+    def tag(self, tasks: Sequence[Task]) -> None:
+        """Store the tags of new tasks, by which others look for them. They stay as they are."""
+        self.side.add(TAG, [SideRow(name, "", None, task.task_id) for task in tasks for name in labels(task.tags)])
+
     @abstractmethod
     def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
         """Write tasks that were read so: each is given as it was, and as it is from now on."""
@@ -464,6 +470,10 @@ def push(tx: Transaction, tasks: Sequence[Task], refused: bool = True) -> list[T
     sent = tasks if codec is None else [encoded(task, codec) for task in tasks]
     bounded = refused and not tx.check_push(sent)
     stored = list(tx.insert(sent))
+    # Of a callback, which its group has encoded, the tags are read.
+    plain = tasks if codec is None else [decoded(task, codec) if task.coded else task for task in tasks]
+    if any_tags(plain):
+        tx.tag([task for task, new, row in zip(plain, sent, stored, strict=True) if row is new])
     tx.touched.wakes = True
     tx.touched.pushed([new for new, row in zip(sent, stored, strict=True) if row is new], bounded)
     if codec is None:

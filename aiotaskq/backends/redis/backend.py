@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import re
 from asyncio import Future
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
+
+from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, matching, stats_of
 from aiotaskq.backends.flow.groups import push_within, staying
@@ -21,7 +23,7 @@ from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
 from aiotaskq.backends.redis.flow_reads import RedisGateReads, RedisGroupReads
 from aiotaskq.backends.redis.notifier import RedisNotifier
-from aiotaskq.backends.redis.reads import GROWTH, READ, Newest, read_heads, read_held
+from aiotaskq.backends.redis.reads import GROWTH, READ, Newest, having, read_heads, read_held
 from aiotaskq.backends.redis.rows import (
     NO_CLAIM,
     changed_words,
@@ -44,6 +46,7 @@ from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.workers import Held
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import FINAL, PENDING, Status
+from aiotaskq.core.tags import any_tags
 from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 
@@ -110,11 +113,11 @@ class RedisBackend(Backend):
     # ---- tasks ----
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
-        flow = any_flow(tasks)
+        flow = any_flow(tasks) or any_tags(tasks)
         if flow and len(tasks) > MOST_GATED:
             raise ValidationError(
-                f"{len(tasks):,} tasks at once, of which some pass limits, rates or fair shares, are more than the "
-                f"{MOST_GATED:,} that Redis takes; push fewer at a time"
+                f"{len(tasks):,} tasks at once, of which some pass limits, rates or fair shares, or have tags, are "
+                f"more than the {MOST_GATED:,} that Redis takes; push fewer at a time"
             )
         if flow or room is not None:
             # A repeated push is the same push, whether or not the first one has reached the server.
@@ -200,8 +203,10 @@ class RedisBackend(Backend):
         if where.after is not None:
             (head,) = await read_heads(self._redis, [where.after])
             newest.last = None if head is None else head[6] + where.after.encode()
+        if where.tags:
+            await newest.keep_tagged(where.tags)
         restricts = len(statuses & {Status.PENDING, Status.RUNNING}) == 1 or where.restricted  # one index has both
-        matches = matching(where)
+        matches = matching(replace(where, tags={}))
         tasks: list[Task] = []
         left, look = where.newest, 0
         while len(tasks) < limit and left != 0:
@@ -212,7 +217,7 @@ class RedisBackend(Backend):
                 left -= look
             if not (stamps := await newest.page(look)):
                 break
-            rows = await self.get([to_text(stamp[20:]) for stamp in stamps])
+            rows = await self.get(await having(self._redis, [to_text(stamp[20:]) for stamp in stamps], where.tags))
             # One of which nothing can be read is of no type, and matches every filter.
             tasks += [task for task in rows if task is not None and (matches(task) or not task.type)]
             newest.last = stamps[-1]
@@ -288,7 +293,7 @@ class RedisBackend(Backend):
         return {name: int(count or 0) for name, count in zip(schedule_ids, counts, strict=True)}
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
-        deleted, matches = 0, matching(where)
+        deleted, matches = 0, matching(replace(where, tags={}))
         before = "+inf" if where.completed_before is None else f"({where.completed_before}"
         for status in [status for status in where.status or FINAL if status in FINAL]:
             passed, found = 0, [b""]
@@ -296,15 +301,20 @@ class RedisBackend(Backend):
                 words = ("-inf", before, "LIMIT", passed, READ)
                 found = await self._redis.command("ZRANGEBYSCORE", f"{self._redis.root}ended:{status}", *words)
                 page = [to_text(name) for name in found]
+                wanted = await having(self._redis, page, where.tags)
 
                 def body(
-                    tx: RedisTransaction, page: list[str] = page, status: Status = status, left: int = limit - deleted
+                    tx: RedisTransaction,
+                    page: list[str] = page,
+                    wanted: Collection[str] = wanted,
+                    status: Status = status,
+                    left: int = limit - deleted,
                 ) -> tuple[int, int]:
                     rows = {task_id: task for task_id, task in tx.tasks(page).items() if task.status is status}
                     for task_id in page:
                         if task_id not in rows:
                             tx.scores[f"ended:{status}"][task_id] = None  # the row does not confirm the entry
-                    ended = [task for task in rows.values() if matches(task)]
+                    ended = [task for task in rows.values() if task.task_id in wanted and matches(task)]
                     stay = staying(tx, ended, where.completed_before)
                     gone = tx.delete([task for task in ended if task.task_id not in stay][:left])
                     return gone, len(rows) - gone

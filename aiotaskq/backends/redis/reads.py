@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,10 +28,11 @@ from aiotaskq.backends.workers import Held
 from aiotaskq.core.gate import Flow, Gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.status import FINAL, PENDING, RUNNING, Status
+from aiotaskq.core.tags import labels
 from aiotaskq.core.task import Task
 from aiotaskq.log import log
 
-FEW = 5_000  # running rows that are sorted here
+FEW = 5_000  # running rows, or rows with a tag, that are sorted here
 READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
 LATER = 1_000  # tasks that are released at a time: those that were not due
 GROWTH = 4  # how many times as many rows are read where those that were read did not do
@@ -294,11 +296,23 @@ class Newest:
         self._keys = [f"is:{status}" for status in statuses if status in FINAL]
         self._live = {PENDING, RUNNING}.intersection(statuses)
         self._running: list[bytes] | None = None  # if they are few; a walk over all live rows finds more of them soon
+        self._tagged: list[bytes] | None = None
         self.last: bytes | None = None
         """The stamp behind which the next page begins."""
 
+    async def keep_tagged(self, tags: Mapping[str, str]) -> None:
+        """Walk only over what has these tags, if that is little."""
+        sets = [f"tagged:{name}" for name in labels(tags)]
+        if min(await many(self._redis, [("SCARD", key) for key in sets])) <= FEW:
+            ids = await self._redis.command("SINTER", *(self._redis.root + key for key in sets))
+            heads = zip(ids, await read_heads(self._redis, ids), strict=True)
+            self._tagged = sorted((b"%020d%b" % (int(head[6]), each) for each, head in heads if head), reverse=True)
+
     async def page(self, count: int) -> list[bytes]:
         """Return the next stamps, up to so many."""
+        if self._tagged is not None:
+            found = (stamp for stamp in self._tagged if self.last is None or stamp < self.last)
+            return list(itertools.islice(found, count))
         keys = [*self._keys, *(["is:live"] if self._live and self._running is None else [])]
         if self._live == {RUNNING} and self._running is None:
             held, leased = await many(self._redis, [("ZRANGE", key, "0", str(FEW)) for key in ("held", "leased")])
@@ -308,6 +322,14 @@ class Newest:
         stamps = await newest_stamps(self._redis, keys, self.last, count)
         stamps += [stamp for stamp in self._running or () if self.last is None or stamp < self.last]
         return sorted(stamps, reverse=True)[:count]
+
+
+async def having(redis: RedisConnections, ids: Sequence[str], tags: Mapping[str, str]) -> Sequence[str]:
+    """Return those of these ids of tasks that have these tags."""
+    if not (ids and tags):
+        return ids
+    flags = await many(redis, [("SMISMEMBER", f"tagged:{name}", *ids) for name in labels(tags)])
+    return [task_id for task_id, *each in zip(ids, *flags, strict=True) if all(each)]
 
 
 async def newest_stamps(redis: RedisConnections, keys: Iterable[str], last: bytes | None, count: int) -> list[bytes]:

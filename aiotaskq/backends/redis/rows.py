@@ -23,6 +23,7 @@ from aiotaskq.core.coded import NO_CODEC, STATE, is_coded
 from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import RUNNING, Status
+from aiotaskq.core.tags import any_tags
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError
 
@@ -173,13 +174,15 @@ def _plain(lane: str, tasks: Sequence[Task]) -> list[str | int]:
 
 
 def has_flow(changes: Iterable[Change]) -> bool:
-    """Whether these changes are written in a transaction, since a task has gates or a group.
+    """Whether these changes are written in a transaction, since a task has gates or a group, or a new one has tags.
 
     A row may have a flow of which the reader does not know: it was damaged, or deleted and pushed again. A script tells
     that before it writes.
     """
     return any(
-        change.before.flow is not None or change.after.flow is not None or (change.then and any_flow(change.then))
+        change.before.flow is not None
+        or change.after.flow is not None
+        or (change.then and (any_flow(change.then) or any_tags(change.then)))
         for change in changes
     )
 

@@ -27,6 +27,7 @@ from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, SqlTransactions, reads
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
+from aiotaskq.core.tags import any_tags
 from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
@@ -106,7 +107,7 @@ class SqlBackend(Backend):
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         if room is not None:
             return await self.transactions.transact(lambda tx: pushes.push_bounded(tx, tasks, room))
-        if any_flow(tasks):
+        if any_flow(tasks) or any_tags(tasks):
             stored, _, ready, _ = await self.transactions.write(lambda tx: push(tx, tasks))
             if ready is None or ready or not all(task.parked for task in tasks):
                 self.listeners.notify(READY)

@@ -36,6 +36,7 @@ _LISTS: Final = {
     "outbox": msgspec.json.Decoder(tuple[Task, ...]).decode,
     "blackout": msgspec.json.Decoder(tuple[str, ...]).decode,
     "history": msgspec.json.Decoder(tuple[FiringRecord, ...]).decode,
+    "tags": msgspec.json.Decoder(dict[str, str]).decode,
 }
 """The columns that are NULL where they are empty."""
 _TEXTS: Final = ("params", *_LISTS)
@@ -58,7 +59,9 @@ def _to_schedule(row: Sequence[Any], codec: Codec | None = None) -> Schedule:
     values = dict(zip(_NAMES, row, strict=True))
     values["params"], problem = read_object("params", plain_text(values["params"], codec)[0])
     for name, decode in _LISTS.items():
-        values[name], unread = read_json(name, plain_text(values[name], codec)[0] or None, decode, ())
+        values[name], unread = read_json(
+            name, plain_text(values[name], codec)[0] or None, decode, {} if name == "tags" else ()
+        )
         problem = problem or (None if name == "history" else unread)  # without it the schedule still works
     values["enabled"] = bool(values["enabled"]) and problem is None
     for name, default in _DEFAULTS:

@@ -14,10 +14,11 @@ from msgspec.structs import replace
 from sqlalchemy import Select, and_, delete, exists, func, literal_column, or_, select, text, true, union_all, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from aiotaskq.backends.base import matching
 from aiotaskq.backends.change import Change, has_moved, holds
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, is_tied, parents_first, staying, waits_again
 from aiotaskq.backends.flow.transaction import push
-from aiotaskq.backends.side_rows import OF_TASKS, WORKER
+from aiotaskq.backends.side_rows import OF_TASKS, TAG, WORKER
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects.base import Dialect, Tx
 from aiotaskq.backends.sql.gate_rows import GateRows
@@ -28,12 +29,16 @@ from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import COLUMNS, decoded, encoded, verbatim
 from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.tags import labels
 from aiotaskq.core.task import EQUAL, Task, TaskFilter
 from aiotaskq.models import OUR_TABLES, SideRowModel
 
 c = TASKS.c
 _SIDE: Any = SideRowModel.__table__
 _WORKERS = select(_SIDE.c.name).where(_SIDE.c.kind == WORKER, _SIDE.c.owner == "", _SIDE.c.expires_at.is_(None))
+_TAG: Any = literal_column(f"'{TAG}'")  # as in the condition of its index
+FEW = 2_000
+"""Tasks with the tags of a filter that are read one and all; where there are more, all tasks are looked through."""
 _NEWEST = (c.seq.desc(), c.task_id.desc())
 # No plan shall read all rows in the order of an index to find some.
 _NEWEST_SORTED = ((c.seq + literal_column("0")).desc(), c.task_id.desc())
@@ -177,6 +182,23 @@ def get(tx: Tx, ids: Sequence[str]) -> list[Task | None]:
     return [found.get(task_id) for task_id in ids]
 
 
+def _tagged(task_id: ColumnElement[str], where: TaskFilter) -> list[ColumnElement[bool]]:
+    """Return the conditions that a task with this id has the tags of a filter."""
+    tag = _SIDE.alias()
+    having = select(tag.c.owner).where(tag.c.kind == _TAG, tag.c.owner == task_id)
+    return [exists(having.where(tag.c.name == name)) for name in labels(where.tags)]
+
+
+def _few_tagged(tx: Tx, where: TaskFilter) -> Sequence[str] | None:
+    """Return the ids of the tasks with the tags of a filter if they are few."""
+    if not where.tags:
+        return None
+    owner, name = _SIDE.c.owner, labels(where.tags)[0]
+    query = select(owner).where(_SIDE.c.kind == _TAG, _SIDE.c.name == name, *_tagged(owner, where)).limit(FEW + 1)
+    ids: Sequence[str] = tx.connection.execute(query).scalars().all()
+    return ids if len(ids) <= FEW else None
+
+
 def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
     """Return the conditions of a filter, without its status."""
     columns = {name: c[column_of(name)] for name in EQUAL}
@@ -192,7 +214,7 @@ def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
         conditions.append(_contains(c.error_message, where.error))
     if where.error_type is not None:
         conditions.append(_contains(func.substr(c.error_message, 1, len(where.error_type)), where.error_type))
-    return conditions
+    return conditions + _tagged(c.task_id, where)
 
 
 def _contains(column: Any, text: str) -> ColumnElement[bool]:
@@ -208,11 +230,15 @@ def _of_status(status: Status) -> ColumnElement[bool]:
 
 
 def find(tx: Tx, where: TaskFilter, limit: int) -> list[Task]:
-    conditions, behind = _conditions(where), list[ColumnElement[bool]]()
+    conditions, behind, last = _conditions(where), list[ColumnElement[bool]](), None
     if where.after is not None:
         last = tx.connection.execute(select(c.seq).where(c.task_id == where.after)).scalar()
         if last is not None:
             behind = [c.seq <= last, or_(c.seq < last, c.task_id < where.after)]
+    if (ids := _few_tagged(tx, where)) is not None:
+        few = filter(matching(replace(where, tags={})), tx.look(ids).values())
+        in_order = sorted(few, key=lambda task: (task.seq, task.task_id), reverse=True)
+        return [task for task in in_order if last is None or (task.seq, task.task_id) < (last, where.after)][:limit]
     # One query for each status: the index has the rows of each in this order; for several they would be sorted. All in
     # one statement, which sees one snapshot: a task may change its status meanwhile.
     one_each: list[tuple[ColumnElement[bool], Status | None]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from aiotaskq.core.groups import GroupState, around, group_of, kept_by, outermos
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued, settle
 from aiotaskq.core.status import FINAL, PENDING, Status
 from aiotaskq.core.steps import awakened, left_at
+from aiotaskq.core.tags import check_tags
 from aiotaskq.core.task import EQUAL, SECOND, Task, TaskFilter, Where
 from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.log import log, printable
@@ -54,6 +55,7 @@ def task_filter(
     error: str | None = None,
     error_type: str | None = None,
     before: int | None = None,
+    tags: Mapping[str, str] | None = None,
     **equal: str | None,
 ) -> TaskFilter:
     """Return the filter of a verb; ``before`` in epoch seconds, ``equal`` of ``EQUAL``. Raises ValidationError."""
@@ -77,6 +79,7 @@ def task_filter(
         created_since=after,
         error=error,
         error_type=error_type,
+        tags=check_tags(tags),
         **equal,  # type: ignore[arg-type]  # the names of three texts
     )
 

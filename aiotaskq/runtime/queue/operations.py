@@ -156,6 +156,7 @@ class Operations(ABC, Generic[Retried_co]):
             error: only tasks whose stored error contains this text, in the message or the traceback; upper and lower
                 case differ.
             error_type: only tasks whose error is of a type that begins so, as ``ValueError``.
+            tags: only tasks with all of these tags, values by name.
 
         Raises ValidationError, and NotFound when there is no such task (any more).
         """

@@ -408,6 +408,8 @@ class Worker(Host):
         handler = self._handlers.get(name)
         options: dict[str, Any] = {} if handler is None else run_options(handler.template)
         extra = trace_of(after)  # it belongs to the same trace
+        if handler is not None:
+            extra |= handler.template.extra
         task = new_task(name, params, now=now, extra=extra, kind=type(after), **options)
         if handler is not None and handler.gating is not None:
             try:

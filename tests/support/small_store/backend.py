@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from aiotaskq.backends import base
-from aiotaskq.backends.base import Backend, matching
+from aiotaskq.backends.base import Backend
 from aiotaskq.backends.change import Change, Claim, Room
 from aiotaskq.backends.flow.groups import staying
 from aiotaskq.backends.flow.transaction import Store, Transaction, push
@@ -193,7 +193,7 @@ class SmallStore(Backend, Store):
         ids = [row.task_id for row in rows]
         if where.after in ids:
             rows = rows[ids.index(where.after) + 1 :]
-        return self._out([row for row in rows if matching(where)(row)][:limit])
+        return self._out(self.read(lambda tx: list(filter(tx.matching(where), rows)))[:limit])
 
     async def last_ended(self, status: Status, limit: int) -> list[str]:
         ended = [row for row in self._all() if row.status is status and row.completed_at is not None]
@@ -243,7 +243,8 @@ class SmallStore(Backend, Store):
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
         def body(tx: SmallTransaction) -> int:
-            found = [row for row in tx.rows.tasks.values() if row.status in FINAL and matching(where)(row)]
+            match = tx.matching(where)
+            found = [row for row in tx.rows.tasks.values() if row.status in FINAL and match(row)]
             stay = staying(tx, found, where.completed_before)
             return tx.delete([row for row in found if row.task_id not in stay][:limit])
 

@@ -8,12 +8,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
+from aiotaskq.backends.base import matching
 from aiotaskq.backends.change import Change, Room, encoded_changes, has_moved, holds
 from aiotaskq.backends.flow.gates import admit_touched
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, parents_first, waits_again
 from aiotaskq.backends.flow.transaction import Transaction, Waiting, push
-from aiotaskq.backends.side_rows import OF_TASKS, OwnedRows, SideRow
+from aiotaskq.backends.side_rows import OF_TASKS, TAG, OwnedRows, SideRow
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts, budget_gate
@@ -21,7 +23,8 @@ from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.parking import at_gate, passing_order, slots, tokens
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.status import PENDING
-from aiotaskq.core.task import Task, claim_order, same_push
+from aiotaskq.core.tags import labels
+from aiotaskq.core.task import Task, TaskFilter, claim_order, same_push
 from aiotaskq.core.usage import Usage
 
 T = TypeVar("T")
@@ -323,6 +326,10 @@ class SmallTransaction(Transaction):
         return list(self.rows.paused)
 
     # ---- step 4: what is beside tasks ----
+
+    def matching(self, where: TaskFilter) -> Callable[[Task], bool]:
+        match, tags = matching(replace(where, tags={})), self.rows.side.get(TAG, {})  # those of a row may be coded
+        return lambda row: match(row) and all((row.task_id, name) in tags for name in labels(where.tags))
 
     def write_usage(self, usages: Mapping[str, Usage]) -> None:
         for task_id, usage in usages.items():

@@ -44,6 +44,7 @@
 -- side:<kind>:<owner>  hash: the name of a side row to its text; the owner may be ''
 -- names:<kind>:<owner> sorted set: these names (all scores are 0)
 -- owners:<kind>        sorted set: the owners of rows (all scores are 0)
+-- tagged:<name>=<value>  set: the ids of the tasks with this tag
 -- until:<kind>         sorted set: the names of rows without an owner that expire, by until
 -- format               the number of this layout (FORMAT in scripts.py)
 --
@@ -63,7 +64,7 @@
 local in_transaction = false
 
 local PARKED = '4611686018427387904'  -- run_at; not exact as a number
-local OF_TASKS = {'note', 'step'}  -- the kinds of side rows whose owners are tasks
+local OF_TASKS = {'note', 'step', 'tag'}  -- the kinds of side rows whose owners are tasks
 local MAX_WORDS = 4000  -- of one command: Lua's unpack() is limited to some thousands
 
 local root, call = KEYS[1], redis.call

@@ -32,6 +32,9 @@ local function flush()
     if call('EXISTS', root .. 'owners:' .. kind) == 1 then
       call_in_chunks('ZREM', 'owners:' .. kind, deleted)
       for _, id in ipairs(deleted) do
+        for _, name in ipairs(kind == 'tag' and call('ZRANGE', root .. 'names:tag:' .. id, 0, -1) or {}) do
+          call('SREM', root .. 'tagged:' .. name, id)
+        end
         call('UNLINK', root .. 'side:' .. kind .. ':' .. id, root .. 'names:' .. kind .. ':' .. id)
       end
     end

@@ -6,6 +6,7 @@ local function put_side(place, name, text, at)
   call('HSET', root .. 'side:' .. place, name, text)
   call('ZADD', root .. 'names:' .. place, 0, name)
   local kind, owner = string.match(place, '^([^:]*):(.*)$')
+  if kind == 'tag' then call('SADD', root .. 'tagged:' .. name, owner) end
   if owner ~= '' then
     call('ZADD', root .. 'owners:' .. kind, 0, owner)
   elseif at == '' then

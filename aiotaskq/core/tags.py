@@ -1,0 +1,84 @@
+"""Tags of tasks: names with values by which they are found. They are part of a task's ``extra``, under one key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
+
+from aiotaskq.core.errors import ValidationError, check_key, kind_name, shown
+
+if TYPE_CHECKING:
+    from aiotaskq.core.task import Task
+
+TAGS: Final = "tags"
+"""The key in ``extra`` of the tags, values by name."""
+MAX_TAGS: Final = 16
+MAX_VALUE: Final = 100
+"""Characters of a value."""
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,50}")
+_extra_of = attrgetter("extra")
+
+
+def check_tags(tags: object) -> dict[str, str]:
+    """Return a copy of tags if they can be stored: None for none. Raises ValidationError."""
+    if tags is None:
+        return {}
+    if not isinstance(tags, Mapping):
+        raise ValidationError(f"tags: a dict of names and values is needed (got {kind_name(tags)})")
+    if len(tags) > MAX_TAGS:
+        raise ValidationError(f"tags: {len(tags)} are more than {MAX_TAGS}")
+    found: dict[str, str] = {}
+    for name, value in tags.items():
+        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+            raise ValidationError(
+                f"tags: {shown(name)} is no name of a tag: use 1 to 50 letters, digits, dots, underscores and hyphens"
+            )
+        found[name] = check_key(f"tags.{name}", value, MAX_VALUE)
+    return found
+
+
+def tags_of(extra: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags in the ``extra`` of a task, empty for none, and where a dict of the caller's had none as such."""
+    if TAGS not in extra:
+        return {}
+    try:
+        return check_tags(extra[TAGS])
+    except ValidationError:
+        return {}
+
+
+def with_tags(extra: dict[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
+    """Return ``extra`` with these tags and no others."""
+    if tags:
+        return {**extra, TAGS: dict(tags)}
+    return {name: value for name, value in extra.items() if name != TAGS} if TAGS in extra else extra
+
+
+def with_defaults(task: Task, tags: Mapping[str, str]) -> Task:
+    """Return a task with those of these tags that it does not have by name."""
+    merged = {**tags, **task.tags}
+    return task if merged == task.tags else task.replace(extra=with_tags(task.extra, merged))
+
+
+def any_tags(tasks: Sequence[Task]) -> bool:
+    """Return whether a task has tags. Most have none."""
+    return any(map(_extra_of, tasks)) and any(task.tags for task in tasks)
+
+
+def labels(tags: Mapping[str, str]) -> list[str]:
+    """Return tags as ``name=value``."""
+    return [f"{name}={value}" for name, value in tags.items()]
+
+
+def read_labels(texts: Iterable[str]) -> dict[str, str]:
+    """Return the tags that are given as ``name=value``. Raises ValidationError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValidationError(f"tag: {text!r:.40} is none; use name=value, such as order=17")
+        if found.setdefault(name, value) != value:
+            raise ValidationError(f"tag: {name!r:.40} is given twice, and a task has one value of each")
+    return check_tags(found)
