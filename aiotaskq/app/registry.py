@@ -22,6 +22,7 @@ from aiotaskq.core.foreign_names import Hinted, checks_options
 from aiotaskq.core.limits import Fair, Limit, Of, Rate, check_shared, specs_of
 from aiotaskq.core.outcome import Backoff, make_backoff
 from aiotaskq.core.schedule import Schedule, ScheduleOptions, timing_of
+from aiotaskq.core.tags import check_tags, with_tags
 from aiotaskq.core.task import SECOND, Task, TaskOfObjects
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
@@ -209,6 +210,7 @@ class Registry(Hinted):
         """
         batch, within, name, on = (options.pop(option, None) for option in ("batch", "within", "name", "on"))
         limits = {option: options.pop(option, None) for option in ("debounce", "max_wait", "merge", "throttle", "key")}
+        tags = check_tags(options.pop("tags", None))
         unique, unique_while = options.pop("unique", None), options.pop("unique_while", None)
         specs = specs_of(*(options.pop(option, None) for option in ("limit", "rate", "fair")))
         options["backoff"] = make_backoff(options.get("backoff"))
@@ -237,6 +239,8 @@ class Registry(Hinted):
                 objects=self._objects,
                 **options,
             )
+            if tags:
+                handler = replace(handler, template=handler.template.replace(extra=with_tags({}, tags)))
             if on is not None:
                 handler = replace(handler, subscription=subscription_of(handler, on))
             former = self._registered.handlers.get(handler.name)

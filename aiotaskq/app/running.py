@@ -21,8 +21,7 @@ from aiotaskq.core.alerts import ALERTS, NAMED, Rules, Seen, after, changes, hol
 from aiotaskq.core.errors import INT32
 from aiotaskq.core.status import Status
 from aiotaskq.core.stopping import CLOSING, SERVICES, ExitCode
-from aiotaskq.core.tags import with_defaults
-from aiotaskq.core.task import SECOND, Task, new_task
+from aiotaskq.core.task import SECOND, Task, new_task, with_default_tags
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task
@@ -103,7 +102,7 @@ class Running(Registry):
         if handler is None:
             return task
         if handler.template.extra:
-            task = with_defaults(task, handler.template.tags)
+            task = with_default_tags(task, handler.template.tags)
         return task if handler.gating is None else handler.gating.gated(task)
 
     def _open_schedules(self) -> Schedules | None:

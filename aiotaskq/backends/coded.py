@@ -15,8 +15,7 @@ from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange
 from aiotaskq.backends.change import encoded_changes
 from aiotaskq.backends.flow.groups import push_within
 from aiotaskq.core.coded import decoded, encoded, to_stored
-from aiotaskq.core.tags import any_tags
-from aiotaskq.core.task import Task, TaskFilter
+from aiotaskq.core.task import Task, TaskFilter, any_tags
 
 
 class CodedBackend(Backend):

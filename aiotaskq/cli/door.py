@@ -23,6 +23,7 @@ from aiotaskq.cli.store_access import actor, load_quietly, read_json, with_tq
 from aiotaskq.cli.times import Utc, in_utc, read_time, shown
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import without_passwords
+from aiotaskq.core.tags import read_labels
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.operations.everything import OPERATIONS
@@ -341,6 +342,8 @@ def _value(parameter: Parameter, value: Any) -> Any:
     """Return a parameter as the operation takes it."""
     if parameter.kind is datetime:
         return read_time(parameter.name, value, SystemClock().now(), in_utc.get())
+    if parameter.name == "tags":
+        return read_labels(value)
     if parameter.kind is dict:
         pairs = [_pair(each) for each in value]
         for name, _ in pairs:

@@ -92,6 +92,8 @@ def parameter_for(
     elif parameter.words:
         help += ": " + ", ".join(parameter.words)
     flag = f"--{parameter.name.replace('_', '-')}"
+    if parameter.name in ("tag", "tags"):
+        flag, metavar = "--tag", "NAME=VALUE"
     if by_place:
         metavar = metavar or parameter.name.upper()
         given: Any = typer.Argument(metavar=metavar, help=help, autocompletion=complete, **bounds, **more)

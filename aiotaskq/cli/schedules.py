@@ -13,6 +13,7 @@ from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.output import Column, echo, json_text, say, width_of_output
 from aiotaskq.cli.store_access import short_schedule_ids, warn_of_unknown
 from aiotaskq.cli.times import duration, local_time, shown
+from aiotaskq.core.tags import labels
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import printable
 from aiotaskq.operations.schedules import Backfilled, FiringView, PlannedTimes, SchedulePage, ScheduleView
@@ -44,6 +45,7 @@ def _show(schedule: ScheduleView) -> None:
     values = to_builtins(schedule)
     values |= {name: local_time(text) for name, text in values.items() if name.endswith("_at") and text}
     values["blackout"] = ", ".join(schedule.blackout)
+    values["tags"] = " ".join(labels(schedule.tags))
     if "params" in values:
         values["params"] = json_text(values["params"])
     show_fields({name: value or None for name, value in values.items()})

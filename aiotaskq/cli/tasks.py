@@ -41,6 +41,7 @@ from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NEVER
+from aiotaskq.core.tags import labels
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import read_owner
 from aiotaskq.errors import ResultTimeout, TaskFailed
@@ -113,6 +114,7 @@ COLUMNS = (
     Column("QUEUE", "queue", rank=3, least=8, good=14, plain=("default",)),
     Column("WORKER", worker_text, rank=8, least=14, good=20),
     Column("ERROR", "error", rank=1, least=16, good=30),
+    Column("TAGS", lambda task: " ".join(labels(task.tags)), rank=9, least=16, good=30, plain=("",)),
     Column("PARAMS", params_of, least=20, plain=("",)),
 )
 """The columns of a list of tasks."""
@@ -221,6 +223,7 @@ def _show(task: TaskDetail) -> None:
     values["attempts"] = "\n".join(attempt_line(attempt) for attempt in task.attempts) if attempts else None
     if task.params is msgspec.UNSET:
         values["params"] = tr("hidden; tasks get --params shows them")
+    values["tags"] = " ".join(labels(task.tags)) or None
     shown = ("progress", "usage", *(() if task.params is msgspec.UNSET else SECRET))
     show_fields(values | {name: json_text(values[name]) for name in shown if values[name] not in (None, {}, False)})
 

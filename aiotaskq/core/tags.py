@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from aiotaskq.core.errors import ValidationError, check_key, kind_name, shown
-
-if TYPE_CHECKING:
-    from aiotaskq.core.task import Task
 
 TAGS: Final = "tags"
 """The key in ``extra`` of the tags, values by name."""
@@ -18,7 +14,6 @@ MAX_TAGS: Final = 16
 MAX_VALUE: Final = 100
 """Characters of a value."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,50}")
-_extra_of = attrgetter("extra")
 
 
 def check_tags(tags: object) -> dict[str, str]:
@@ -56,20 +51,14 @@ def with_tags(extra: dict[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
     return {name: value for name, value in extra.items() if name != TAGS} if TAGS in extra else extra
 
 
-def with_defaults(task: Task, tags: Mapping[str, str]) -> Task:
-    """Return a task with those of these tags that it does not have by name."""
-    merged = {**tags, **task.tags}
-    return task if merged == task.tags else task.replace(extra=with_tags(task.extra, merged))
-
-
-def any_tags(tasks: Sequence[Task]) -> bool:
-    """Return whether a task has tags. Most have none."""
-    return any(map(_extra_of, tasks)) and any(task.tags for task in tasks)
-
-
 def labels(tags: Mapping[str, str]) -> list[str]:
     """Return tags as ``name=value``."""
     return [f"{name}={value}" for name, value in tags.items()]
+
+
+def split_labels(line: str) -> list[str]:
+    """Return the tags of a line, which are separated by blanks or commas, each as ``name=value``."""
+    return re.split(r"[\s,]+(?=[A-Za-z0-9_.-]+=)", line.strip())
 
 
 def read_labels(texts: Iterable[str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.instants import to_datetime, utc, utc_or_none
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.status import FINAL, PENDING, Status, StatusName
-from aiotaskq.core.tags import tags_of
+from aiotaskq.core.tags import tags_of, with_tags
 from aiotaskq.core.worker_info import read_owner
 
 SECOND = 1_000_000  # microseconds
@@ -311,6 +311,17 @@ def not_aged(task: Task) -> Task:
         return task
     extra = {name: value for name, value in task.extra.items() if name != AGED_FROM}
     return task.replace(priority=task.aged_from, extra=extra, coded=None)
+
+
+def with_default_tags(task: Task, tags: Mapping[str, str]) -> Task:
+    """Return a task with those of these tags that it does not have by name."""
+    merged = {**tags, **task.tags}
+    return task if merged == task.tags else task.replace(extra=with_tags(task.extra, merged))
+
+
+def any_tags(tasks: Iterable[Task]) -> bool:
+    """Return whether a task has tags. Most have none."""
+    return any(task.extra and task.tags for task in tasks)
 
 
 def new_task(

@@ -74,6 +74,7 @@ class ScheduleView(Struct):
     queue: str
     max_retries: int
     timeout: float | None
+    tags: Annotated[dict[str, str], about("Those of its tasks")]
     description: str | None
     declared: bool
     created_at: Time | None
@@ -231,6 +232,7 @@ class TaskOptions(Options, kw_only=True):
     priority: Maybe[Annotated[int, about("The priority of its tasks; smaller numbers run first")]] = UNSET
     max_retries: Maybe[Annotated[Count, about("How often a task is run again after a failure")]] = UNSET
     timeout: Nullable[Annotated[float, about("Seconds of one run of a task", gt=0)]] = UNSET
+    tags: Maybe[Annotated[dict[str, str], about("Names and values by which its tasks are found")]] = UNSET
 
 
 class Added(TaskOptions, forbid_unknown_fields=True, kw_only=True):

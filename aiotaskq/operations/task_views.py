@@ -67,6 +67,7 @@ class TaskView(Struct, kw_only=True):
     lease_until: Time | None
     progress: Annotated[dict[str, Any], about("Its numbers; with its message where params are shown")] | None
     usage: Annotated[dict[str, float] | None, about("What its runs have used up, by name")]
+    tags: Annotated[dict[str, str], about("By which it is found; shown also where params are not")]
     params: Any = UNSET
     result: Any = UNSET
     extra: Any = UNSET

@@ -8,6 +8,7 @@ from msgspec import UNSET, Struct, structs
 
 from aiotaskq.core.errors import check_json
 from aiotaskq.core.status import Status
+from aiotaskq.core.tags import read_labels
 from aiotaskq.core.task import Task
 from aiotaskq.errors import NotFound, NotSupported, QueueFull, TaskConflict
 from aiotaskq.log import printable
@@ -83,6 +84,7 @@ class PushBody(Struct, forbid_unknown_fields=True):
     if_ended: Annotated[Literal["retry"], about("Run the task_id again if it has ended")] | None = None
     on_success: Annotated[Name, about("The type of a task that is pushed when it completes")] | None = None
     on_failure: Annotated[Name, about("The type of a task that is pushed when it fails")] | None = None
+    tags: Annotated[dict[str, str], about("Names and values by which it is found")] | None = None
 
 
 class Where(Struct):
@@ -93,6 +95,7 @@ class Where(Struct):
     queue: Annotated[Name, about("Only tasks of this queue")] | None = None
     schedule: Annotated[Id, about("Only tasks that this schedule fired")] | None = None
     since: Annotated[Instant, about("Only tasks created then or later")] | None = None
+    tag: Annotated[list[str], about("Only tasks with all of these tags, each as order=17")] = []
     error: (
         Annotated[
             str,
@@ -208,8 +211,9 @@ def where_of(access: Access, given: Where) -> dict[str, Any]:
     """Return filters as the verbs of a queue take them."""
     found = {name: value for name, value in structs.asdict(given).items() if name in Where.__struct_fields__}
     found["scheduler_task_id"] = found.pop("schedule")
+    found["tags"] = read_labels(found.pop("tag"))
     found |= error_filter(found.pop("error"), access.show_args)
-    return {name: value for name, value in found.items() if value not in (None, [])}
+    return {name: value for name, value in found.items() if value not in (None, [], {})}
 
 
 async def detail_of(access: Access, task_id: str, params: bool = False) -> TaskDetail:

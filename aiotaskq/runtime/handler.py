@@ -27,7 +27,6 @@ from aiotaskq.core.errors import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.core.limits import Gating, Spec
 from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.parent import PARENT, RESULTS, ParentParameter, declared_parent, is_list
-from aiotaskq.core.tags import check_tags, with_tags
 from aiotaskq.core.task import RUN_OPTIONS, Task, TaskOfObjects
 from aiotaskq.errors import ValidationError
 
@@ -190,7 +189,6 @@ def make_handler(
     specs: Sequence[Spec] = (),
     objects: bool = False,
     version: int = 1,
-    tags: Mapping[str, str] | None = None,
     **defaults: object,
 ) -> Handler:
     """Return the handler of a function; with ``objects`` its params and results are passed as they are.
@@ -234,8 +232,7 @@ def make_handler(
     injected, typed = _injected(function, declared), bool(conversions) or others is not None
     accepted = None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters)
     required = _required(function, declared)
-    checked: dict[str, Any] = {field: RUN_OPTIONS[field](value) for field, value in defaults.items()}
-    extra = with_tags({}, check_tags(tags))
+    checked = {field: RUN_OPTIONS[field](value) for field, value in defaults.items()}
     known = check_key("name", _default_name(function) if name is None else name, MAX_NAME)
     if known == "<lambda>":
         raise ValidationError("name: a lambda has no name; write the handler as a def, or give it a name=")
@@ -243,7 +240,7 @@ def make_handler(
         name=known,
         function=function,
         executor="loop" if is_async else executor or "thread",
-        template=(TaskOfObjects if objects else Task)(task_id="", type=known, extra=extra, **checked),
+        template=(TaskOfObjects if objects else Task)(task_id="", type=known, **checked),
         backoff=backoff,
         retry_on=kinds,
         max_snoozes=None if max_snoozes is None else check_int("max_snoozes", max_snoozes, 0),

@@ -18,6 +18,7 @@ from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, is_shared
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.errors import check_int, kind_name
 from aiotaskq.core.status import Status
+from aiotaskq.core.tags import check_tags
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
@@ -56,6 +57,7 @@ class Pushes:
         *,
         count: int | None = None,
         queue: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> list[Task]:
         """Fail unless a task of this type was pushed; return the tasks that match, the oldest first.
 
@@ -64,6 +66,7 @@ class Pushes:
             params: params that the task must have, as a push takes them; it may have others, too.
             count: the exact number of tasks; default at least one.
             queue: the queue of the tasks; default any.
+            tags: tags that the task must have; it may have others, too.
 
         Raises:
             AssertionError: names what was pushed, with params.
@@ -71,29 +74,37 @@ class Pushes:
         """
         if count is not None:
             check_int("count", count, 0)
-        found = self._matching(type, params, queue)
+        found = self._matching(type, params, queue, tags)
         if len(found) != count if count is not None else not found:
             wanted = "at least one" if count is None else str(count)
-            raise AssertionError(f"{_said(type, params, queue)}: {wanted} expected, {len(found)} pushed\n{self}")
+            raise AssertionError(f"{_said(type, params, queue, tags)}: {wanted} expected, {len(found)} pushed\n{self}")
         return found
 
     def assert_not_pushed(
-        self, type: Named, params: Mapping[str, Any] | None = None, *, queue: str | None = None
+        self,
+        type: Named,
+        params: Mapping[str, Any] | None = None,
+        *,
+        queue: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Fail if such a task was pushed; arguments and errors as of ``assert_pushed``."""
-        if found := self._matching(type, params, queue):
-            raise AssertionError(f"{_said(type, params, queue)}: none expected, {len(found)} pushed\n{self}")
+        if found := self._matching(type, params, queue, tags):
+            raise AssertionError(f"{_said(type, params, queue, tags)}: none expected, {len(found)} pushed\n{self}")
 
-    def _matching(self, type: Named, params: Mapping[str, Any] | None, queue: str | None) -> list[Task]:
+    def _matching(
+        self, type: Named, params: Mapping[str, Any] | None, queue: str | None, tags: Mapping[str, str] | None
+    ) -> list[Task]:
         name = _name(type)
         if not isinstance(params, Mapping | None):
             raise ValidationError(f"params: a dict is needed (got {kind_name(params)})")
-        wanted = self._stored(name, dict(params or {}))
+        wanted, named = self._stored(name, dict(params or {})), check_tags(tags)
         return [
             task
             for task in self.pushed
             if task.type == name
             and queue in (None, task.queue)
+            and named.items() <= task.tags.items()
             and all(key in task.params and task.params[key] == value for key, value in wanted.items())
         ]
 
@@ -135,8 +146,9 @@ def _name(type: Named) -> str:
     return name
 
 
-def _said(type: Named, params: Mapping[str, Any] | None, queue: str | None) -> str:
+def _said(type: Named, params: Mapping[str, Any] | None, queue: str | None, tags: Mapping[str, str] | None) -> str:
     said = printable(_name(type)) + (f" with {dict(params)!r}" if params else "")
+    said += f" tagged {dict(tags)!r}" if tags else ""
     return said + (f" in queue {printable(queue)}" if queue is not None else "")
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.core.tags import MAX_TAGS, check_tags, labels, read_labels, tags_of, with_defaults, with_tags
-from aiotaskq.core.task import Task
+from aiotaskq.core.tags import MAX_TAGS, check_tags, labels, read_labels, tags_of, with_tags
+from aiotaskq.core.task import Task, with_default_tags
 from aiotaskq.errors import ValidationError
 
 NAMES = st.from_regex(r"[A-Za-z0-9_.-]{1,50}", fullmatch=True)
@@ -29,7 +29,7 @@ def test_tags_that_hold_the_rules_are_kept_as_they_are(tags: dict[str, str]) -> 
 def test_those_of_a_task_replace_the_defaults_by_name(own: dict[str, str], defaults: dict[str, str]) -> None:
     task = Task(task_id="1", type="t", extra=with_tags({}, own))
     assert Task.replace(task, extra={}).tags == {}
-    assert len({**defaults, **own}) > MAX_TAGS or with_defaults(task, defaults).tags == {**defaults, **own}
+    assert len({**defaults, **own}) > MAX_TAGS or with_default_tags(task, defaults).tags == {**defaults, **own}
 
 
 @pytest.mark.parametrize(

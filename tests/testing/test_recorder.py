@@ -30,6 +30,13 @@ async def test_assertions_say_what_was_pushed_instead() -> None:
         assert len(pushes.assert_pushed(send, {"to": ANY}, count=2)) == 2
         pushes.assert_pushed(send, {"to": "bob"}, queue="bulk", count=1)
         pushes.assert_pushed("other", count=0)
+        await send.options(tags={"order": "17", "a": "b"}).push(to="cy")
+        (task,) = pushes.assert_pushed(send, tags={"order": "17"})
+        assert task.params == {"to": "cy"}
+        with pytest.raises(AssertionError, match=r"send tagged \{'order': '18'\}: at least one expected, 0 pushed"):
+            pushes.assert_pushed(send, tags={"order": "18"})
+        pushes.assert_not_pushed(send, tags={"order": "17", "a": "c"})
+        pushes.pushed.remove(task)
         pushes.assert_not_pushed(send, {"to": "ann", "subject": "other"})
         with pytest.raises(AssertionError) as caught:
             pushes.assert_pushed(send, {"to": "eve"}, queue="bulk", count=3)

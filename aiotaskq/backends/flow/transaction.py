@@ -26,8 +26,8 @@ from aiotaskq.core.parking import (
     slots,
 )
 from aiotaskq.core.status import RUNNING
-from aiotaskq.core.tags import any_tags, labels
-from aiotaskq.core.task import Task
+from aiotaskq.core.tags import labels
+from aiotaskq.core.task import Task, any_tags
 from aiotaskq.core.usage import USED_UP_UNTIL
 
 if TYPE_CHECKING:

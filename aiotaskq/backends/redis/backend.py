@@ -46,8 +46,7 @@ from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.workers import Held
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import FINAL, PENDING, Status
-from aiotaskq.core.tags import any_tags
-from aiotaskq.core.task import SECOND, Task, TaskFilter
+from aiotaskq.core.task import SECOND, Task, TaskFilter, any_tags
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 
 _GLOB = re.compile(r"[\\*?\[\]^]")  # characters with a meaning in a pattern of HSCAN

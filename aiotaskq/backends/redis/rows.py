@@ -23,8 +23,7 @@ from aiotaskq.core.coded import NO_CODEC, STATE, is_coded
 from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import RUNNING, Status
-from aiotaskq.core.tags import any_tags
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, Task, any_tags
 from aiotaskq.errors import ValidationError
 
 if TYPE_CHECKING:

@@ -27,8 +27,7 @@ from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, SqlTransactions, reads
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.tags import any_tags
-from aiotaskq.core.task import Task, TaskFilter
+from aiotaskq.core.task import Task, TaskFilter, any_tags
 from aiotaskq.errors import DatabaseUnavailable
 
 T = TypeVar("T")

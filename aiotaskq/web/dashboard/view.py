@@ -17,6 +17,7 @@ from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry
+from aiotaskq.core.tags import read_labels, split_labels
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.operations.audit import AuditView
@@ -350,11 +351,12 @@ async def check_type(view: View) -> None:
 def by_name(operation: Operation, view: View) -> dict[str, Any]:
     """Return each parameter from the field of its name; one that is empty is left out. Raises ValidationError."""
     given = {each.name: (each.kind, view.text(each.name)) for each in parameters_of(operation.params)}
+    tags = view.text("tags") if "tags" in given else None
     return {
         name: json_of(name, text) if kind in (dict, Any) else text
         for name, (kind, text) in given.items()
-        if text is not None
-    }
+        if text is not None and name != "tags"
+    } | ({} if tags is None else {"tags": read_labels(split_labels(tags))})
 
 
 # ---- actions ----

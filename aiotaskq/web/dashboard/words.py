@@ -68,6 +68,8 @@ LABELS = {
     "schedule": marked("Schedule"),
     "schedule_type": marked("Runs"),
     "status": marked("State"),
+    "tag": marked("Tags"),
+    "tags": marked("Tags"),
     "timeout": marked("Timeout in seconds"),
     "timezone": marked("Time zone"),
     "timing": marked("Cron expression, seconds, or time with an offset"),

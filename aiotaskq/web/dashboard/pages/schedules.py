@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from aiotaskq.core.firing import upcoming
 from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.tags import labels
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.operations.schedules import Options, fields_seen, firing_view, schedule_view
@@ -18,7 +19,7 @@ from aiotaskq.operations.schedules import schedules as operations
 from aiotaskq.operations.table import Operation
 from aiotaskq.web.dashboard.charts import Label, time_labels
 from aiotaskq.web.dashboard.matching import part_of
-from aiotaskq.web.dashboard.pages.tasks import row_of
+from aiotaskq.web.dashboard.pages.tasks import chips, row_of
 from aiotaskq.web.dashboard.rows import json_text
 from aiotaskq.web.dashboard.view import (
     Done,
@@ -137,6 +138,7 @@ async def schedule(view: View) -> dict[str, Any]:
         "runs": [row_of(each, view) for each in runs],
         "history": [firing_view(found.task_id, each) for each in found.history[::-1]],
         "params": json_text(found.params) if view.show_args else None,
+        "chips": chips(found.tags),
     }
 
 
@@ -149,6 +151,7 @@ async def schedule_form(view: View) -> dict[str, Any]:
     found = await view.tq.schedules.get(view.needed("id"))
     return {
         "schedule": schedule_view(found),
+        "tags": " ".join(labels(found.tags)),
         "params": json_text(found.params) if view.show_args else "",
         "types": types,
         "seen": fields_seen(found, view.show_args),
@@ -166,6 +169,8 @@ def _given(operation: Operation, view: View) -> dict[str, Any]:
     given: dict[str, Any] = gone | by_name(operation, view)
     if "blackout" in view.form:  # an empty field takes the windows away
         given["blackout"] = [each.strip() for each in given.get("blackout", "").split(",") if each.strip()]
+    if "tags" in view.form:
+        given.setdefault("tags", {})
     if operation.thing:
         given["seen"] = view.needed("seen")
     kind, timing = view.text("schedule_type"), view.text("timing")

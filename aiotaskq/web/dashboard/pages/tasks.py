@@ -17,6 +17,7 @@ from aiotaskq.core.instants import from_iso, to_iso
 from aiotaskq.core.outcome import RETRYABLE, attempts_of, due_since, is_poison, owner_of
 from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.steps import NEVER, Step
+from aiotaskq.core.tags import labels, read_labels, split_labels
 from aiotaskq.core.task import EQUAL, SECOND, Attempt, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.audit import AuditView
@@ -51,7 +52,7 @@ SEARCHED = 1_000
 """The newest tasks that are searched where no store can: by params, and by a part of the name of a type."""
 EQUAL_TO = {"schedule" if name == "scheduler_task_id" else name: name for name in EQUAL}
 """The filters of an address that are fields of a task, and these."""
-FILTERS = ("status", *EQUAL_TO, "error")
+FILTERS = ("status", *EQUAL_TO, "error", "tag")
 SEARCHES = ("params", "reason", "sort")
 """What an address has beside these: filters that no store has, and the order."""
 NOT_COUNTED = [name for name in FILTERS if name not in ("status", "queue")]
@@ -80,6 +81,8 @@ def _filters(view: View) -> dict[str, Any]:
     found |= error_filter(view.text("error"), view.show_args)
     if (status := view.text("status")) in set(map(str, Status)):
         found["status"] = status
+    if (tag := view.text("tag")) is not None:
+        found["tags"] = read_labels(split_labels(tag))
     return found
 
 
@@ -92,7 +95,12 @@ def row_of(task: Task, view: View) -> dict[str, Any]:
         shown["run_time"] = seconds
     waited = None if task.began_at is None else max(0, task.began_at - due_since(task)) / SECOND
     args = _args_line(task) if view.show_args else ""
-    return {**shown, "waited": waited, "poison": is_poison(task), "args": args}
+    return {**shown, "waited": waited, "poison": is_poison(task), "args": args, "chips": chips(task.tags)}
+
+
+def chips(tags: Mapping[str, str]) -> list[tuple[str, bool]]:
+    """Return each tag as a text, and whether the filter takes it so."""
+    return [(label, split_labels(label) == [label]) for label in labels(tags)]
 
 
 def _args_line(task: Task) -> str:
@@ -180,7 +188,7 @@ async def _find(view: View, given: dict[str, Any], limit: int) -> tuple[list[Tas
     """Return up to so many tasks, and how many of each status were looked at, None for all."""
     if (after := view.text("after")) is not None:
         await view.tq.get(after)  # a page behind a task that is gone would be the first page again
-    has_index = "scheduler_task_id" in given or given.keys() <= {"status"}
+    has_index = not given.keys().isdisjoint(("scheduler_task_id", "tags")) or given.keys() <= {"status"}
     where = msgspec.structs.replace(task_filter(**given), after=after, newest=None if has_index else WINDOW)
     return await view.tq.queue.backend.find(where, limit), where.newest
 
@@ -193,8 +201,10 @@ def _table(view: View) -> str:
 
 def _where(statuses: Collection[Status], view: View) -> dict[str, Any] | None:
     """Return the filters of the form; None where they match no task of these statuses."""
-    given = {name: text for name in (*FILTERS, "same_error") if (text := view.text(name)) is not None}
+    given: dict[str, Any] = {name: text for name in (*FILTERS, "same_error") if (text := view.text(name)) is not None}
     status = given.pop("status", None)
+    if "tag" in given:
+        given["tag"] = split_labels(given["tag"])
     wanted = [str(each) for each in Status if each in statuses and status in (None, each)]
     return given | {"status": wanted} if wanted else None
 
@@ -234,6 +244,7 @@ async def task(view: View) -> dict[str, Any]:
     return {
         "list": _came_from(view),
         "task": shown,
+        "chips": chips(found.tags),
         "moments": timeline(found, attempts, steps, view.show_args, changes),
         "ran": attempts[-1].number if attempts else 0,
         "runs": await _run(view, found),
