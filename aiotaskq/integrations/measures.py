@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from abc import ABC, abstractmethod
 from collections import Counter as Sums
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -15,6 +16,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.errors import check_int, check_key, check_seconds
 from aiotaskq.core.status import Status
+from aiotaskq.core.tags import check_tags
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import MAX_NAMES
 from aiotaskq.errors import DatabaseUnavailable
@@ -114,6 +116,16 @@ TABLE = (
     _gauge("paused_limits", "Limits that are paused", kind="reading"),
     _gauge("used_up_budgets", "Groups with tasks that wait since its budget is used up", kind="reading"),
 )
+
+
+def _labelled(metric: Metric, tags: Sequence[str]) -> Metric:
+    """Return a metric with labels for these tags, if it is one of tasks."""
+    if "type" not in metric.labels:
+        return metric
+    labels = (f"tag_{re.sub('[^a-zA-Z0-9]', '_', name)}" for name in tags)
+    return metric._replace(labels=(*metric.labels[:2], *labels, *metric.labels[2:]))
+
+
 COUNTED = tuple(metric.name for metric in TABLE if metric.kind == "counter" and len(metric.labels) == 2)
 """The counters that begin at 0 for each registered handler."""
 MOST_GATES = 10_000  # read in one count, in the order of their keys
@@ -134,10 +146,15 @@ class Measures(ABC):
         sample_interval: float | timedelta,
         limit: int,
         limits: int,
+        tags: Sequence[str] = (),
     ) -> None:
         """Check the arguments, as of ``prometheus.Metrics``; ``attach`` begins. Raises ValidationError."""
         self._tq = way_to(tq)
-        self._labels = _Labels(self._tq, [check_key("queues", name, 100) for name in queues], check_int("limit", limit))
+        names = tuple(check_tags(dict.fromkeys(tags, "-")))
+        self.table = tuple(_labelled(each, names) for each in TABLE)
+        """The metrics, those of tasks with labels for the tags."""
+        named = [check_key("queues", name, 100) for name in queues]
+        self._labels = _Labels(self._tq, named, check_int("limit", limit), names)
         self._interval = check_seconds("sample_interval", sample_interval, zero=False)
         self._usages: set[str] = set()
         self._most_limits = check_int("limits", limits, 0, 1_000)
@@ -218,9 +235,9 @@ class Measures(ABC):
         if rest > 0:
             self._add("schedule.skipped", (*labels, known[0] if known else OTHER), rest)
 
-    def _of_schedule(self, event: HookCall) -> tuple[str, str]:
+    def _of_schedule(self, event: HookCall) -> tuple[str, ...]:
         schedule = event.detail["schedule"]
-        return self._labels.pair(schedule.task_type, schedule.queue)
+        return self._labels.tagged(schedule.task_type, schedule.queue, schedule.tags)
 
     async def run(self, task: Task, call_next: Callable[[Task], Awaitable[Any]]) -> Any:
         """Wrap a run: it is measured."""
@@ -248,7 +265,7 @@ class Measures(ABC):
         """
         # Without the series of the registered handlers ``rate`` and alerts miss the first increment.
         for handler in internal(self._tq()).registered.handlers.values():
-            labels = self._labels.pair(handler.name, handler.template.queue)
+            labels = self._labels.of(handler.template)
             for name in COUNTED:
                 self._add(name, labels, 0)
         sampler = Poller("metrics", self._sample, self._tq().queue.clock)
@@ -317,19 +334,31 @@ def _fullest(limits: Sequence[LimitState], number: int) -> Mapping[str, Values]:
 
 
 class _Labels:
-    """The label values: registered types and queues, up to the limit."""
+    """The label values: registered types and queues, and values of tags, up to the limit."""
 
-    def __init__(self, tq: Callable[[], TaskQ], queues: Collection[str], limit: int) -> None:
-        self._tq = tq
+    def __init__(self, tq: Callable[[], TaskQ], queues: Collection[str], limit: int, tags: Sequence[str]) -> None:
+        self._tq, self._tags = tq, tags
+        self._tagged: set[tuple[str, ...]] = set()
         self._named = {OTHER, "default", *queues}
         self._limit = limit
         self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
         self._registered = -1
         self._queues: set[str] = set()
 
-    def of(self, task: Task | None) -> tuple[str, str]:
-        """Return the labels (type, queue) of a task; without one, "other"."""
-        return (OTHER, OTHER) if task is None else self.pair(task.type, task.queue)
+    def of(self, task: Task | None) -> tuple[str, ...]:
+        """Return the labels of a task: type, queue, and the tags; without one, "other"."""
+        if not self._tags:
+            return (OTHER, OTHER) if task is None else self.pair(task.type, task.queue)
+        return self.tagged(OTHER, OTHER, {}) if task is None else self.tagged(task.type, task.queue, task.tags)
+
+    def tagged(self, type: str, queue: str, tags: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the labels of a type, a queue and tags, one that is missing as an empty text."""
+        pair, values = self.pair(type, queue), tuple(printable(tags.get(name, "")) for name in self._tags)
+        if any(values) and (*pair, *values) not in self._tagged:
+            if len(self._tagged) >= self._limit:
+                return *pair, *(value and OTHER for value in values)
+            self._tagged.add((*pair, *values))
+        return *pair, *values
 
     def pair(self, type: str, queue: str) -> tuple[str, str]:
         """Return the labels of a type and a queue."""

@@ -15,7 +15,7 @@ from aiotaskq.core.groups import GroupState
 from aiotaskq.core.steps import Step
 from aiotaskq.core.task import SECOND, SPAN, TRACE, Task
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
-from aiotaskq.integrations.measures import BUCKETS, LATE, TABLE, Measures, Metric, Values, failure, way_to
+from aiotaskq.integrations.measures import BUCKETS, LATE, Measures, Metric, Values, failure, way_to
 from aiotaskq.log import printable
 from aiotaskq.runtime.context import SnoozeRequested, current_task
 from aiotaskq.runtime.hooks import HookCall
@@ -256,6 +256,7 @@ class Metrics(Measures):
         buckets: Iterable[float] = BUCKETS,
         limit: int = 200,
         limits: int = 10,
+        tags: Sequence[str] = (),
     ) -> None:
         """Attach to a TaskQ, the awaited or the blocking one.
 
@@ -266,15 +267,17 @@ class Metrics(Measures):
             buckets: upper bounds of the histograms, in seconds, unless a view of the SDK sets others.
             limit: number of pairs of type and queue with attributes of their own.
             limits: number of limits, rates and fair shares with values of their own: those at which most tasks wait.
+            tags: names of tags with few values, which are attributes, ``aiotaskq.tag_tenant`` for ``tenant``. ``limit``
+                combinations of type, queue and values have attributes of their own.
 
         Raises:
             ValidationError: for a wrong value, or a second Metrics of the same TaskQ.
         """
-        super().__init__(tq, queues, sample_interval, limit, limits)
+        super().__init__(tq, queues, sample_interval, limit, limits, tags)
         tq.resource(self._while_workers_run)
         self._sampled: dict[str, Values] = {}
         self._known: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
-        self._table = {metric.name: metric for metric in (*TABLE, PUSH)}
+        self._table = {metric.name: metric for metric in (*self.table, PUSH)}
         meter = get_meter("aiotaskq", meter_provider=meter_provider, schema_url=SCHEMA)
         self._instruments = {each.name: self._instrument(meter, each, tuple(buckets)) for each in self._table.values()}
         self._listen(tq.on)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ class Metrics(Measures):
         buckets: Iterable[float] = BUCKETS,
         limit: int = 200,
         limits: int = 10,
+        tags: Sequence[str] = (),
     ) -> None:
         """Attach to a TaskQ.
 
@@ -64,11 +65,13 @@ class Metrics(Measures):
             buckets: upper bounds of the histograms, in seconds.
             limit: number of pairs of type and queue with series of their own.
             limits: number of limits, rates and fair shares with series of their own: those at which most tasks wait.
+            tags: names of tags with few values, which are labels, ``tag_tenant`` for ``tenant``. ``limit`` combinations
+                of type, queue and values have series of their own.
 
         Raises:
             ValidationError: for a wrong value, a second Metrics of the same TaskQ, or names that the registry has.
         """
-        super().__init__(tq, queues, sample_interval, limit, limits)
+        super().__init__(tq, queues, sample_interval, limit, limits, tags)
         self.registry = REGISTRY if registry is None else registry
         self._port = None if port is None else check_int("port", port, 0, 65_535)
         self._host = host
@@ -80,7 +83,7 @@ class Metrics(Measures):
         try:
             self._metrics = {
                 each.name: _metric(each, namespace, self.registry, tuple(buckets))
-                for each in TABLE
+                for each in self.table
                 if each.kind != "reading"
             }
             self.registry.register(_Readings(namespace, self._readings))
