@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
-from aiotaskq.app.handle import GroupMember, TaskCall, TaskHandle
-from aiotaskq.core.errors import MAX_NAME, check_key, check_seconds, shown
-from aiotaskq.core.groups import RULES
+from aiotaskq.app.handle import GroupMember, Rule, TaskCall, TaskHandle
+from aiotaskq.core.errors import MAX_NAME, check_key, check_seconds
+from aiotaskq.core.groups import check_rule
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.plan import Node, Outline
 from aiotaskq.core.task import SECOND, Task
@@ -27,9 +27,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-Rule = Literal["cancel", "fail", "run"]
-"""What becomes of a task when one that it waits for did not complete."""
-OWN = ("session", "task_id", "if_ended", "unique_key", "idempotency_key", "debounce", "throttle")
+OWN = ("session", "task_id", "if_ended", "unique_key", "idempotency_key", "debounce", "throttle", "after")
 """Options that a call in a group cannot have."""
 
 
@@ -110,7 +108,7 @@ class Workflow(GroupMember[Any], Generic[R_co]):
         check_key("name", name, MAX_NAME)
         if name in self.nodes:
             raise ValidationError(f"name: {name!r} is there twice in this workflow; each name is for one task")
-        _check_rule("on_failure", on_failure)
+        check_rule("on_failure", on_failure)
         if not isinstance(after, Iterable):
             raise ValidationError(f"after: names of tasks are needed (got {type(after).__name__})")
         names = [after] if isinstance(after, str) else after if isinstance(after, Mapping) else list(after)
@@ -119,7 +117,7 @@ class Workflow(GroupMember[Any], Generic[R_co]):
                 raise ValidationError(f"after: names of tasks are needed (got {type(each).__name__})")
         edges = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, on_failure)
         for parent, rule in edges.items():
-            _check_rule(f"after: {parent!r}", rule)
+            check_rule(f"after: {parent!r}", rule)
         self.nodes[name] = (_member("add", call), edges)
         return self
 
@@ -334,11 +332,6 @@ class GroupHandle(Generic[R_co]):
         again. Raises NotFound.
         """
         return await self._queue.groups.retry_failed(self.group_id)
-
-
-def _check_rule(field: str, rule: object) -> None:
-    if rule not in RULES:
-        raise ValidationError(f"{field}: {shown(rule)} is unknown; use {', '.join(RULES)}")
 
 
 def _member(field: str, call: Any) -> Any:

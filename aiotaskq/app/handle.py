@@ -40,6 +40,30 @@ Key = str | Callable[[dict[str, Any]], Any]
 """What tells the calls of a debounced or throttled task apart: a string, or a function of the stored params."""
 
 
+Rule = Literal["cancel", "fail", "run"]
+"""What becomes of a task when one that it waits for did not complete."""
+
+
+class OfTask(Protocol):
+    """A handle of a task."""
+
+    @property
+    def task_id(self) -> str: ...
+
+
+class OfGroup(Protocol):
+    """A handle of a group."""
+
+    @property
+    def group_id(self) -> str: ...
+
+
+Earlier = str | OfTask | OfGroup
+"""A task or a group that is there already: its handle, or its id."""
+After = Earlier | Iterable[Earlier] | Mapping[Any, Rule]
+"""What a task waits for; a dict gives each of them its own rule."""
+
+
 class PushOptions(TypedDict, total=False):
     """How a task is pushed. Durations in seconds or as timedelta, instants as aware datetime or epoch seconds."""
 
@@ -66,6 +90,8 @@ class PushOptions(TypedDict, total=False):
     merge: Merge
     throttle: float | timedelta | None
     key: Key
+    after: After
+    after_rule: Rule
 
 
 class GroupMember(Generic[T_co]):

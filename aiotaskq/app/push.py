@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,9 +13,20 @@ from msgspec.structs import replace
 
 from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, with_defaults
 from aiotaskq.core.edit import MERGES, Debounce, call_key, check_joinable, is_declared_unique, throttle_key, unique_text
-from aiotaskq.core.errors import MAX_NAME, check_key, check_params, check_seconds, guess, instant, kind_name
+from aiotaskq.core.errors import (
+    MAX_ID,
+    MAX_NAME,
+    check_key,
+    check_params,
+    check_seconds,
+    guess,
+    instant,
+    kind_name,
+    shown,
+)
 from aiotaskq.core.foreign_names import unknown_options
-from aiotaskq.core.groups import derived_id
+from aiotaskq.core.gate import Flow
+from aiotaskq.core.groups import CANCEL, MAX_PARENTS, check_rule, derived_id, waiting
 from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.limits import KINDS, Gating, specs_of
 from aiotaskq.core.tags import TAGS, check_tags
@@ -83,6 +94,9 @@ def new_task_of(
             raise unknown(follow_up, handlers, name)
         if isinstance(follow_up, str):
             check_follow_up(name, handlers.get(follow_up))
+    earlier = _take_after(options)
+    if earlier and (if_ended or (debounced is not None and debounced.merge != "first")):
+        raise ValidationError(f"after, {'if_ended' if if_ended else 'debounce'}: give one of the two")
     delay, at, expires = options.pop("delay", None), options.pop("at", None), options.pop("expires", None)
     if expires is None and handler is not None:
         expires = handler.expires
@@ -111,7 +125,33 @@ def new_task_of(
     if debounced is not None and rules is not None:
         flow = None if gating is None or debounced.merge != "list" else gating.flow
         rules[task.task_id] = replace(debounced, flow=flow)
-    return task if gating is None else gating.gated(task)
+    task = task if gating is None else gating.gated(task)
+    if not earlier:
+        return task
+    parents = tuple((key, "") for key in earlier)
+    after = replace(task.flow or Flow(), parents=parents, rules=tuple(earlier.values()))
+    return waiting(replace(task, flow=after), len(earlier), task.due_us)
+
+
+def _take_after(options: dict[str, Any]) -> dict[str, str]:
+    """Take what a call waits for out of the options: the ids of tasks and groups, with their rules."""
+    given, rule = options.pop("after", None), options.pop("after_rule", None)
+    if rule is not None:
+        check_rule("after_rule", rule)
+        if given is None:
+            raise ValidationError("after_rule: it is about after; give that, too")
+    each = given if isinstance(given, Iterable) and not isinstance(given, str) else () if given is None else (given,)
+    found: dict[str, str] = {}
+    for one in each:
+        key = getattr(one, "task_id", getattr(one, "group_id", one))
+        if not isinstance(key, str):
+            raise ValidationError(f"after: handles or ids of tasks and groups are needed (got {kind_name(one)})")
+        own = given[one] if isinstance(given, Mapping) else rule or CANCEL
+        check_rule(f"after: {shown(key)}", own)
+        found[check_key("after", key, MAX_ID)] = own
+    if len(found) > MAX_PARENTS:
+        raise ValidationError(f"after: {len(found):,} tasks are more than {MAX_PARENTS:,}; make a group of them")
+    return found
 
 
 def _gating(call: TaskCall[Any], options: dict[str, Any], handler: Handler | None) -> Gating | None:

@@ -141,6 +141,7 @@ class Running(Registry):
         await asyncio.gather(
             self.values.stop_cleanup(),
             self._clock_poller.stop(SERVICES),
+            self.queue.after_sweep.stop(SERVICES),
             self._registered.hooks.idle(CLOSING),
             self.queue.claims.undone(CLOSING),
         )

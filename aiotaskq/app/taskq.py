@@ -189,11 +189,13 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         own), ``if_ended`` ("retry": if that id has ended, it runs again), ``on_success`` and ``on_failure`` (the name
         of a task pushed in the same transaction, or a task function), ``session`` (the SQLAlchemy session or
         connection in whose transaction it is pushed; it exists when that is committed), ``debounce`` with ``max_wait``
-        and ``merge``, or ``throttle``, and the ``key`` of either.
+        and ``merge``, or ``throttle``, and the ``key`` of either, ``after`` (handles or ids of tasks and groups that
+        have to end before; a dict gives each its own rule) and ``after_rule`` (what becomes of it when one of them did
+        not complete: ``cancel``, ``fail`` or ``run``).
 
         Raises ValidationError (also for params with which the registered handler cannot be called), UnknownHandler
         (when handlers are registered, but none under this name; see ``elsewhere``), TaskConflict (the id has ended and
-        ``if_ended`` was not given, or its keys forbid it), QueueFull, NotSupported for a session where the store is
+        ``if_ended`` was not given, or its keys forbid it), NotFound (``after`` names none), QueueFull, NotSupported for a session where the store is
         not SQL, and DatabaseUnavailable: then it is not known whether the task was stored, and ``task_ids`` of the
         error holds its id, with which to repeat the push.
         """

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import msgspec
 
+from aiotaskq.backends.after import After
 from aiotaskq.backends.audit import AuditLog
 from aiotaskq.backends.change import Change as Change
 from aiotaskq.backends.change import Claim as Claim
@@ -80,6 +81,8 @@ class Backend(ABC):
     values: Values
     gates: Gates
     groups: Groups
+    after: After
+    """The tasks that were pushed after others."""
     store: Store
     """What runs transactions."""
     side: SideRows
@@ -106,6 +109,7 @@ class Backend(ABC):
         self.values, self.history, self.audit = Values(side), History(side), AuditLog(side)
         self.steps, self.notes = Steps(store, side), Notes(store, side, self.listeners)
         self.gates, self.groups = Gates(store, gates), Groups(store, groups)
+        self.after = After(store)
         self.workers = Workers(side, self.held) if self.shared else None
 
     def notify_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:

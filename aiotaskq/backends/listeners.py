@@ -19,7 +19,9 @@ STEER = "steer"
 """Hint: workers are asked for something. The names are their ids."""
 NOTED = "noted"
 """Hint: running tasks have new notes. The names are their ids, none if they are not known."""
-KINDS = (READY, ENDED, TAKEN, CANCEL, GATES, STEER, NOTED)
+AFTER = "after"
+"""Hint: tasks were pushed after others. The names are the ids of these."""
+KINDS = (READY, ENDED, TAKEN, CANCEL, GATES, STEER, NOTED, AFTER)
 
 Listener = Callable[[str, Sequence[str]], None]
 """It takes the kind of a hint, and its names; it is called from any thread, must be quick, and must not raise."""

@@ -18,6 +18,8 @@ NOTE: Final = "note"
 STEP: Final = "step"
 TAG: Final = "tag"
 """The kind of the tags of tasks: each name is ``name=value``. A store has an index of their owners by name."""
+AFTER: Final = "after"
+"""The kind of what a task waits for that was pushed after others: see ``flow.after``."""
 WORKER: Final = "worker"
 """The kind of the workers. A store whose memory is full takes these rows: workers make room there."""
 OF_TASKS: Final = (NOTE, STEP, TAG)

@@ -58,6 +58,8 @@ class Flow(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The ids and names of the tasks that have to end before it."""
     children: tuple[tuple[str, str], ...] = ()
     """The ids of the tasks that wait for its end, each with one of the ``RULES`` of core.groups."""
+    rules: tuple[str, ...] = ()
+    """The rules of its ``parents``, in their order, where it was pushed after them: these do not know of it."""
     source: str | None = None
     """The id of the group whose end has pushed it."""
 

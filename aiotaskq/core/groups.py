@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.core.errors import ValidationError, guess
+from aiotaskq.core.errors import ValidationError, guess, shown
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.instants import utc, utc_or_none
@@ -247,12 +247,13 @@ def as_parent(group: GroupState, then: Task | None = None) -> Task | None:
 
     ``then`` is that task, which counts once the group has completed; None if there is none any more.
     """
-    status = group.status
+    status, ended_at, run = group.status, group.ended_at, group.generation
     if status is Status.COMPLETED and group.then is not None:
         if then is None:
             return None
-        status = then.status
-    return Task(task_id=group.group_id, type="group", status=status, flow=Flow(children=group.children))
+        status, ended_at, run = then.status, then.ended_at, run + then.fence
+    flow = Flow(children=group.children)
+    return Task(task_id=group.group_id, type="group", status=status, ended_at=ended_at, fence=run, flow=flow)
 
 
 def derived_id(*parts: object) -> str:
@@ -308,9 +309,18 @@ def holds_up(parent: Task, rule: str | None) -> bool:
     return not parent.final or (parent.status is not Status.COMPLETED and rule != RUN)
 
 
-def live_parents(child_id: str, parents: Iterable[Task]) -> int:
+def own_rules(child: Task) -> dict[str, str]:
+    """Return the rules of the parents that do not know of a child, by their ids: it was pushed after them."""
+    flow = child.flow
+    return {} if flow is None else dict(zip((key for key, _ in flow.parents), flow.rules, strict=False))
+
+
+def live_parents(child: Task, parents: Iterable[Task]) -> int:
     """Return for how many of its parents, as they are now, a child has to wait that is brought back."""
-    return sum(holds_up(parent, dict(parent.flow.children).get(child_id)) for parent in parents if parent.flow)
+    own = own_rules(child)
+    if own:
+        return sum(holds_up(parent, own.get(parent.task_id)) for parent in parents)
+    return sum(holds_up(parent, dict(parent.flow.children).get(child.task_id)) for parent in parents if parent.flow)
 
 
 def after_parents(child: Task, changes: Sequence[tuple[Task, Task, str]], now: int) -> Task:
@@ -322,14 +332,37 @@ def after_parents(child: Task, changes: Sequence[tuple[Task, Task, str]], now: i
     if child.status is not PENDING or not child.waits:
         return child
     for _, parent, rule in changes:
-        if parent.final and parent.status is not Status.COMPLETED and rule != RUN:
-            reason = f"not started: task {parent.task_id} ({parent.type}), for which it waits, {_WORDS[parent.status]}"
-            ended = settle(child, Cancelled(reason), now)
-            return ended if rule == CANCEL else ended.replace(status=Status.FAILED)
+        if (ended := ended_by(child, parent, rule, now)) is not None:
+            return ended
     waits = child.waits + sum(holds_up(after, rule) - holds_up(before, rule) for before, after, rule in changes)
     if waits == child.waits:
         return child
     return child.replace(waits=waits) if waits > 0 else released(child)
+
+
+def ended_by(child: Task, parent: Task, rule: str, now: int) -> Task | None:
+    """Return a child as the end of a parent has ended it; None where that does not end it, or has not come."""
+    if not parent.final or parent.status is Status.COMPLETED or rule == RUN:
+        return None
+    reason = f"not started: task {parent.task_id} ({parent.type}), for which it waits, {_WORDS[parent.status]}"
+    ended = settle(child, Cancelled(reason), now)
+    return ended if rule == CANCEL else ended.replace(status=Status.FAILED)
+
+
+def after_own_parents(child: Task, parents: Iterable[tuple[Task, str, bool]], now: int) -> Task:
+    """Return what a waiting child becomes that was pushed after these parents: all of them, as they are now.
+
+    Each is given with its rule, and with whether its end is one that the child knows of: that ends it no more, but a
+    child that was brought back waits for another end.
+    """
+    waits = 0
+    for parent, rule, known in parents:
+        if not known and (ended := ended_by(child, parent, rule, now)) is not None:
+            return ended
+        waits += holds_up(parent, rule)
+    if waits == child.waits:
+        return child
+    return child.replace(waits=waits) if waits else released(child)
 
 
 _WORDS = {Status.FAILED: "failed", Status.CANCELLED: "was cancelled", Status.EXPIRED: "expired"}
@@ -349,6 +382,12 @@ def deleted(task: Task, now: int) -> Task:
     if task.status in FINAL:
         return task if task.status is Status.COMPLETED else task.replace(status=Status.CANCELLED)
     return settle(task, Cancelled("deleted before its end"), now)
+
+
+def check_rule(field: str, rule: object) -> None:
+    """Raise ValidationError for what is no rule of a child."""
+    if rule not in RULES:
+        raise ValidationError(f"{field}: {shown(rule)} is unknown; use {', '.join(RULES)}")
 
 
 # ---- graphs -------------------------------------------------------------------------------------------------------

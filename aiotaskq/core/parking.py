@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from aiotaskq.core.task import Task
 
 _flow_of = attrgetter("flow")
+_waits_of = attrgetter("waits")
 
 
 def any_flow(tasks: Iterable[Task]) -> bool:
     """Return whether a task has gates, waits for others, or is in a group. Most pushes have none."""
     return any(map(_flow_of, tasks))
+
+
+def any_waits(tasks: Iterable[Task]) -> bool:
+    """Return whether a task waits for others."""
+    return any(map(_waits_of, tasks))
 
 
 def parked(task: Task, due: int) -> Task:

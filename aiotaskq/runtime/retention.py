@@ -82,6 +82,8 @@ class Retention(Poller):
             self._rests = False
             return self._pause * random.uniform(0.2, 1.0)
         full = await self._roll()
+        if self._ages:
+            await self._backend.after.follow_all(self._clock.now())  # of a parent that is deleted no end is known
         for status, age in self._ages.items():
             where = TaskFilter(status=(status,), completed_before=ended_before(age, self._clock))
             full |= await self._backend.purge(where, PURGE_CHUNK) == PURGE_CHUNK

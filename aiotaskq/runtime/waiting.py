@@ -185,7 +185,7 @@ async def waiting(store: Pushes, task: Task, counted: Counted | None = None) -> 
         return None
     found = why(task, await look(store, [task], now), now)
     if found is not None and found.reason == "parents" and task.flow is not None:
-        return replace(found, parents=await _parents(store, task.task_id, task.flow.parents))
+        return replace(found, parents=await _parents(store, task, task.flow.parents))
     if found is not None and found.reason == "ready":
         queues = (await store.backend.stats(now)).queues if counted is None else await counted()
         return replace(found, ahead=queues.get(task.queue, {}).get(str(PENDING)))
@@ -214,14 +214,14 @@ def _put_off(task: Task) -> bool:
     return task.due_at is not None and not task.parked
 
 
-async def _parents(store: Pushes, child_id: str, named: Sequence[tuple[str, str]]) -> tuple[Parent, ...]:
+async def _parents(store: Pushes, child: Task, named: Sequence[tuple[str, str]]) -> tuple[Parent, ...]:
     """Return those of these parents that hold up the child."""
     rows = await parents_of(store.backend, [task_id for task_id, _ in named])
     tasks = [as_parent(row) if isinstance(row, GroupState) else row for row in rows]
     return tuple(
         Parent(task_id, name, None if row is None else row.status)
         for (task_id, name), row in zip(named, tasks, strict=True)
-        if row is None or live_parents(child_id, [row])
+        if row is None or live_parents(child, [row.replace(task_id=task_id)])
     )
 
 

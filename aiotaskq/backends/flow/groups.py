@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.transaction import USED_UP, Transaction, push, rewrite
+from aiotaskq.backends.side_rows import AFTER, SideRow
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Flow, budget_gate
 from aiotaskq.core.groups import (
@@ -25,6 +26,7 @@ from aiotaskq.core.groups import (
     kept_by,
     live_parents,
     outermost,
+    own_rules,
     stays,
     tally_of,
     waiting,
@@ -39,7 +41,7 @@ from aiotaskq.core.usage import Usage, risen, summed
 def push_within(tx: Transaction, tasks: Sequence[Task], room: Room | None) -> list[Task]:
     """Do as ``Backend.push`` in a transaction."""
     if room is not None:
-        tx.check_room(tasks, room)
+        tx.check_room([task for task in tasks if not task.waits], room)
         tx.check_push(tasks)
         if not all(tx.update(room.instead)):
             raise queue_full(room.maxsize, 0)
@@ -62,24 +64,26 @@ def _lost(tx: Transaction, tasks: Iterable[Task]) -> dict[str, str]:
     children = [
         (task, [parent for parent, _ in task.flow.parents])
         for task in tasks
-        if task.flow and task.waits and task.parked
+        if task.flow and not task.flow.rules and task.waits and task.parked
     ]
-    known = _parents(tx, tx.look, {parent for _, parents in children for parent in parents})
+    known = read_parents(tx, tx.look, {parent for _, parents in children for parent in parents})
     lost = {}
     for child, parents in children:
         gone = next((parent for parent in parents if parent not in known), None)
         there = [known[parent] for parent in parents if parent in known]
-        if gone is not None and live_parents(child.task_id, there) < child.waits:
+        if gone is not None and live_parents(child, there) < child.waits:
             lost[child.task_id] = gone
     return lost
 
 
-def _parents(tx: Transaction, read: Callable[[Sequence[str]], dict[str, Task]], ids: Iterable[str]) -> dict[str, Task]:
-    """Read the parents of children by id: tasks, and groups as the tasks that they count as."""
+def read_parents(
+    tx: Transaction, read: Callable[[Sequence[str]], dict[str, Task]], ids: Iterable[str], *, lock: bool = True
+) -> dict[str, Task]:
+    """Read the parents of children by id: tasks, and groups, locked or not, as the tasks that they count as."""
     wanted = sorted(ids)
     found = read(wanted)
     if missing := [each for each in wanted if each not in found]:
-        groups = tx.groups(missing)
+        groups = tx.groups(missing, lock)
         callbacks = {key: callback_id(group, "then") for key, group in groups.items() if group.then is not None}
         pushed = read(sorted(callbacks.values())) if callbacks else {}
         for key, group in groups.items():
@@ -192,9 +196,37 @@ def parents_first(changes: Sequence[Change], update: Callable[[Sequence[Change]]
 def again(tx: Transaction, after: Task) -> Task:
     """Return a child that is brought back: parked, if it has to wait for some of its parents."""
     assert after.flow is not None
-    found = _parents(tx, tx.tasks, {task_id for task_id, _ in after.flow.parents})
-    live = live_parents(after.task_id, found.values())
+    found = read_parents(tx, tx.tasks, {task_id for task_id, _ in after.flow.parents})
+    live = live_parents(after, found.values())
+    if live and after.flow.rules:
+        old = edges_of(tx, own_rules(after)).get(after.task_id, {})
+        tie(tx, after.task_id, old, {key: end_of(parent) for key, parent in found.items()})
     return waiting(after, live, after.due_us) if live else after
+
+
+def edges_of(tx: Transaction, parents: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return by child what waits for these parents that was pushed after them, and which end of each it knows of.
+
+    Each is a side row of its parent, and only a transaction that has locked the child writes it.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for row in tx.side.of(AFTER, sorted(parents), texts=False):
+        end, child_id = row.name.split(" ", 1)
+        found.setdefault(child_id, {})[row.owner] = end
+    return found
+
+
+def tie(tx: Transaction, child_id: str, old: Mapping[str, str], new: Mapping[str, str]) -> None:
+    """Write which parents a child waits for, each with the end of it that the child knows of, in place of others."""
+    for parent in sorted(key for key, end in old.items() if new.get(key) != end):
+        tx.side.delete(AFTER, parent, [f"{old[parent]} {child_id}"])
+    changed = sorted(key for key, end in new.items() if old.get(key) != end)
+    tx.side.put(AFTER, [SideRow(f"{new[key]} {child_id}", "-", None, key) for key in changed])
+
+
+def end_of(parent: Task) -> str:
+    """Return what tells the end of a parent apart from its other ones."""
+    return f"{parent.status}@{parent.ended_at}.{parent.fence}" if parent.final else "-"
 
 
 def to_children(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int) -> tuple[dict[str, Tally], list[Task]]:

@@ -14,6 +14,7 @@ from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
 from aiotaskq.core.errors import check_int
 from aiotaskq.core.outcome import Cancelled, settle
+from aiotaskq.core.parking import any_waits
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import QueueFull, ValidationError
 from aiotaskq.runtime.hooks import Hooks
@@ -60,12 +61,17 @@ class Capacity:
         Raises as ``admit``.
         """
 
+        after = any_waits(tasks)
+
         async def push(room: Room | None) -> list[Task]:
+            if after:
+                now = self._clock.now()
+                return await self._backend.after.push(tasks, now, session, committed or (lambda: None), room)
             if session is None:
                 return await self._backend.push(tasks, room)
             return await self._backend.push_with(session, tasks, committed or (lambda: None), room)
 
-        return await self.admit(len(tasks), push, session)
+        return await self.admit(sum(not task.waits for task in tasks) if after else len(tasks), push, session)
 
     async def admit(self, count: int, push: Callable[[Room | None], Awaitable[T]], session: Any) -> T:
         """Call ``push``, which adds ``count`` tasks in one transaction, until there is room; return its answer.

@@ -225,6 +225,7 @@ class Operations(ABC, Generic[Retried_co]):
     async def delete(self, task_id: str) -> None:
         """Delete one ended task. Raises NotFound, and TaskConflict for a task that has not ended: cancel it first."""
         check_id(task_id, any_id=not self._operated.backend.durable)
+        await self._operated.backend.after.follow([task_id], self._operated.clock.now())  # its end counts, not its row
         if not await self._operated.backend.delete([task_id], ended=True):
             task = await self.get(task_id)
             raise TaskConflict(
@@ -274,6 +275,7 @@ class Operations(ABC, Generic[Retried_co]):
         if dry_run:
             return await count_purged(backend, self._operated.clock, found)
         found = of_ended(found)
+        await backend.after.follow_all(self._operated.clock.now())
         total = 0
         # Dead letters first: they keep other members of their groups.
         dead = tuple(each for each in found.status if each is Status.FAILED)

@@ -17,12 +17,14 @@ from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.core.edit import Debounce, after_call, check_editable, edited
 from aiotaskq.core.errors import check_id, check_params, check_seconds, check_storable, instant
 from aiotaskq.core.outcome import Expired, Outcome, Rerun, settle
+from aiotaskq.core.parking import any_waits
 from aiotaskq.core.status import PENDING, Status
 from aiotaskq.core.steps import EventValue
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, same_push
 from aiotaskq.errors import DatabaseUnavailable, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.hooks import Hooks
+from aiotaskq.runtime.queue.after import AfterSweep
 from aiotaskq.runtime.queue.capacity import Capacity, Waiters
 from aiotaskq.runtime.queue.claims import Claimer, Claims, Taker, willing
 from aiotaskq.runtime.queue.commit_hooks import CommitHooks
@@ -95,6 +97,8 @@ class Pushes:
         self.poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self.waiters = Waiters(backend, clock, self.poll_interval)
         """What wakes coroutines that wait for hints of the store."""
+        self.after_sweep = AfterSweep(backend, clock, self.poll_interval)
+        """What lets tasks go on that were pushed after others."""
         self.capacity = Capacity(self.waiters, self.hooks, maxsize, when_full, self.told)
         suspends = backend.suspends or self.capacity.maxsize
         self._direct = None if suspends else cast("MemoryBackend", backend)
@@ -118,12 +122,18 @@ class Pushes:
         """
         self.check_storable(tasks)
         try:
-            if session is None and not self.capacity.maxsize:
+            after = any_waits(tasks)
+            if session is None and not self.capacity.maxsize and not after:
                 stored = await (self._pushes.add(tasks) if self.backend.suspends else self.backend.push(tasks))
             else:
                 stored = []
                 committed = None if session is None else self.commit_hooks.at_commit(tasks, stored)
+                if after:
+                    await self.after_sweep.start()
+                    committed = self.after_sweep.at_commit(tasks, committed)
                 stored += await self.capacity.push(tasks, session, committed)
+                if after and session is None:
+                    self.after_sweep.pushed(tasks)
             if any(map(is_not, stored, tasks)):
                 await self._free_expired_keys(tasks, stored, session)
             if session is None and (self.hooks.wanted or gate.open):

@@ -56,6 +56,7 @@ class Reaper:
         now = self._clock.now()
         await self._remove_dead(now)
         await self._resume()
+        await self._queue.after_sweep.look_at_all()
         late = await self._backend.overdue(now, LIMIT)
         if any(task.status is not Status.PENDING and not was_popped(task) for task in late):
             lost()

@@ -211,6 +211,7 @@ class Worker(Host):
         await self.leases.start()
         await self._fetcher.start()
         await self.queue.limit_sweep.start()
+        await self.queue.after_sweep.start()
         if self.tally is not None:
             await self.tally.start()
         served = "every queue" if self.queues is None else f"queues {', '.join(map(printable, self.queues))}"
