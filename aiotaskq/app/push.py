@@ -95,8 +95,10 @@ def new_task_of(
         if isinstance(follow_up, str):
             check_follow_up(name, handlers.get(follow_up))
     earlier = _take_after(options)
-    if earlier and (if_ended or (debounced is not None and debounced.merge != "first")):
-        raise ValidationError(f"after, {'if_ended' if if_ended else 'debounce'}: give one of the two")
+    if earlier and if_ended:
+        raise ValidationError("after, if_ended: give one of the two")
+    if earlier and debounced is not None and debounced.merge != "first":
+        raise ValidationError("after, debounce: give one of the two")
     delay, at, expires = options.pop("delay", None), options.pop("at", None), options.pop("expires", None)
     if expires is None and handler is not None:
         expires = handler.expires
@@ -138,7 +140,7 @@ def _take_after(options: dict[str, Any]) -> dict[str, str]:
     given, rule = options.pop("after", None), options.pop("after_rule", None)
     if rule is not None:
         check_rule("after_rule", rule)
-        if given is None:
+        if not given:
             raise ValidationError("after_rule: it is about after; give that, too")
     each = given if isinstance(given, Iterable) and not isinstance(given, str) else () if given is None else (given,)
     found: dict[str, str] = {}

@@ -195,9 +195,9 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
 
         Raises ValidationError (also for params with which the registered handler cannot be called), UnknownHandler
         (when handlers are registered, but none under this name; see ``elsewhere``), TaskConflict (the id has ended and
-        ``if_ended`` was not given, or its keys forbid it), NotFound (``after`` names none), QueueFull, NotSupported for a session where the store is
-        not SQL, and DatabaseUnavailable: then it is not known whether the task was stored, and ``task_ids`` of the
-        error holds its id, with which to repeat the push.
+        ``if_ended`` was not given, or its keys forbid it), NotFound (``after`` names what does not exist), QueueFull,
+        NotSupported for a session where the store is not SQL, and DatabaseUnavailable: then it is not known whether
+        the task was stored, and ``task_ids`` of the error holds its id, with which to repeat the push.
         """
         return await self.push_call(named_call(type, params, options, self._registered.handlers))
 

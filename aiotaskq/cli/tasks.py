@@ -136,7 +136,7 @@ WAITS = {
     "event without end": marked("event {key}"),
     "unknown_type": marked("no worker has a handler of its type; it is tried again in {time}"),
     "unknown version": marked("no worker has version {version} of {type}; it is tried again in {time}"),
-    "parents": marked("tasks before it in its workflow: {count}"),
+    "parents": marked("tasks that have to end before it: {count}"),
     "no worker": marked("no worker claims from queue {queue}"),
     "budget": marked("the budget of group {group} is used up"),
     "limit_paused": marked("{key}: paused until {time}"),

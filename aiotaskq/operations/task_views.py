@@ -55,7 +55,7 @@ class TaskView(Struct, kw_only=True):
     cancel_requested: bool
     error: Annotated[str, about("All of it of one task, its first line in a list; its kind where hidden")] | None
     fence: Annotated[int, about("Rises with every claim and change")]
-    waits: Annotated[int, about("For how many tasks before it in its workflow it waits")]
+    waits: Annotated[int, about("For how many tasks it waits that have to end before it")]
     limit: Annotated[str, about("The limit at which it waits")] | None
     group: Annotated[str, about("The group whose member it is")] | None
     scheduler_task_id: str | None

@@ -82,6 +82,10 @@ class PushBody(Struct, forbid_unknown_fields=True):
     key: Annotated[Key, about("What tells the calls of `debounce` or `throttle` apart")] | None = None
     task_id: Annotated[Id, about("An id of your own")] | None = None
     if_ended: Annotated[Literal["retry"], about("Run the task_id again if it has ended")] | None = None
+    after: Annotated[list[Id], about("Ids of tasks and groups that have to end before it starts")] = []
+    after_rule: (
+        Annotated[Literal["cancel", "fail", "run"], about("What becomes of it if one did not complete")] | None
+    ) = None
     on_success: Annotated[Name, about("The type of a task that is pushed when it completes")] | None = None
     on_failure: Annotated[Name, about("The type of a task that is pushed when it fails")] | None = None
     tags: Annotated[dict[str, str], about("Names and values by which it is found")] | None = None
@@ -222,7 +226,7 @@ async def detail_of(access: Access, task_id: str, params: bool = False) -> TaskD
     return task_detail(task, await waiting(access.tq.queue, task), errors=access.show_args, params=params)
 
 
-@tasks(changes=True, raises=(TaskConflict, NotSupported, QueueFull))
+@tasks(changes=True, raises=(NotFound, TaskConflict, NotSupported, QueueFull))
 async def push(access: Access, given: PushBody) -> Pushed:
     """Push a task.
 

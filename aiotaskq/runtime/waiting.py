@@ -52,7 +52,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """``paused``: its queue. ``delayed``: its time has not come; ``retry``: nor that of its next attempt.
     ``sleeping``, ``event``: its handler sleeps, or waits for an event.
     ``unknown_type``: no worker that claims from its queue has a handler of its type, or the ``version`` of it that
-    began the task. ``parents``: tasks before it in its workflow. ``budget``: that of its ``group`` is
+    began the task. ``parents``: tasks that have to end before it. ``budget``: that of its ``group`` is
     used up. ``limit_paused``, ``full``, ``rate``: its limit.
     ``passing``: its limit is about to let it pass. ``ready``: a free worker."""
     until: int | None = None

@@ -100,7 +100,7 @@ def test_a_task_of_a_workflow_shows_for_how_many_others_it_waits(cli: Cli) -> No
     task_id, group_id = asyncio.run(push())
     shown = cli.out("tasks", "get", task_id).splitlines()
     assert [line.split(maxsplit=1) for line in shown if line.startswith("waits")] == [
-        ["waits_for", "tasks before it in its workflow: 2"]
+        ["waits_for", "tasks that have to end before it: 2"]
     ]
     assert ["group", group_id] in [line.split() for line in shown]
     assert "after 2 others" in cli.out("tasks", "list")

@@ -37,6 +37,7 @@ HELLO = {
     "retry": "fetched after 2 failures\n",
     "retry_after": "1 failed Retry: 429 Too Many Requests\n2 completed None\n",
     "steps": "charged 17\npayment 17 mailed\n",
+    "after": "published cats.mp4\n",
     "subscribe": "mail to Ann\nship order.placed:17\n",
     "unique": "True False True\nbill of ann\n",
     "workflow": "[['DUNE', 'EMMA'], 'saved DUNE and EMMA']\n",

@@ -218,7 +218,7 @@ class Operations(ABC, Generic[Retried_co]):
         ``timeout`` (None for that of the handler). New params have the limits that the type declares for them.
 
         Raises ValidationError (also for params of a task with limits that its type does not declare here), NotFound,
-        and TaskConflict if it is not pending, waits for the tasks before it in its workflow, or has changed meanwhile.
+        and TaskConflict if it is not pending, waits for tasks that have to end before it, or has changed meanwhile.
         """
         return self._retried(await self._operated.edit_task(await self.get(task_id), changes))
 
