@@ -24,6 +24,7 @@ from aiotaskq.core.stopping import CLOSING, SERVICES, ExitCode
 from aiotaskq.core.task import SECOND, Task, new_task, with_default_tags
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
+from aiotaskq.runtime.blobs import BlobSweep
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.handler import no_resource
@@ -55,6 +56,7 @@ class Running(Registry):
     """Public values: JSON under names."""
     _backend: Backend
     _retention: Retention
+    _blob_sweep: BlobSweep
     _internal: Internal
     _schedules_url: str | None
     _worker_options: dict[str, Any]
@@ -363,6 +365,7 @@ class Running(Registry):
             await worker.start()
             await self._start_watching(options.queues)
             await self._retention.start()
+            await self._blob_sweep.start()
             self._fires = options.scheduler
             if schedules:
                 await self._scheduler.start()
@@ -382,7 +385,9 @@ class Running(Registry):
         if (worker := self.worker) is None:
             return ExitCode.DRAINED
         self._fires = False
-        beside = [self._retention.stop(), *([self._scheduler.stop()] if "_scheduler" in self.__dict__ else [])]
+        beside = [self._retention.stop(), self._blob_sweep.stop()]
+        if "_scheduler" in self.__dict__:
+            beside.append(self._scheduler.stop())
         code, _ = await asyncio.gather(worker.stop(drain, grace), asyncio.gather(*beside))
         self.worker = None
         return code

@@ -17,9 +17,10 @@ from aiotaskq.app.running import Running
 from aiotaskq.app.schedules import Schedules
 from aiotaskq.app.settings import default_url, version_of
 from aiotaskq.backends import connect
+from aiotaskq.backends.blobs import with_blobs
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.codec import Codec, check_codec
+from aiotaskq.core.codec import BlobStore, Codec, check_codec
 from aiotaskq.core.edit import Debounce, check_rerun, copied
 from aiotaskq.core.errors import MAX_ID, check_bool, check_key, check_params, check_seconds, kind_name
 from aiotaskq.core.foreign_names import checks_options
@@ -28,6 +29,7 @@ from aiotaskq.core.masking import mask
 from aiotaskq.core.plan import as_pushed, plan
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, ValidationError
+from aiotaskq.runtime.blobs import BlobSweep
 from aiotaskq.runtime.params import fitted
 from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.capacity import WhenFull
@@ -71,6 +73,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         keep_ended: int | None = None,
         history: bool = True,
         codec: Codec | None = None,
+        blobs: BlobStore | None = None,
         version: str | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -94,6 +97,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             history: whether workers write, once a minute, the sums of what their tasks did; see ``history()``.
             codec: what compresses or encrypts params, progress, results and attempts in a durable store, as
                 ``Chain(Zlib(), Fernet(key))``; ``memory://`` does not use it.
+            blobs: where params, results and attempts are that are long after the codec, as ``Folder("/srv/blobs")`` or
+                ``S3("bucket")``; ``memory://`` does not use it. Params may then have 64 MB.
             version: of the application, as ``2.4.1`` or the id of a commit, at most 64 characters: workers and
                 attempts that did not complete tell it. Default ``AIOTASKQ_VERSION``, else none.
 
@@ -104,6 +109,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         self.url = url = default_url() if url is None else url
         check_bool("history", history)
         codec = None if codec is None else check_codec(codec)
+        if blobs is not None:
+            codec = with_blobs(codec, blobs, lambda: self._clock.now())
         if not isinstance(clock, Clock | None):
             raise ValidationError(f"clock: a clock is needed, such as VirtualClock() (got {kind_name(clock)})")
         self._backend = connect(url, keep_ended=keep_ended, codec=codec)
@@ -156,6 +163,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             history=history,
             interval=cleanup_interval,
         )
+        self._blob_sweep = BlobSweep(self._backend, self._clock)
         self._store_clock = self._clock if isinstance(self._clock, StoreClock) else None
         self._clock_poller = Poller("clock", self._look_at_clock, self._clock)
 

@@ -25,7 +25,7 @@ def connect(url: str, *, keep_ended: int | None = None, codec: Codec | None = No
     module, _, name = BACKENDS[DURABLE_FAKE if fake else scheme].partition(":")
     kind = getattr(import_module(module), name)
     if fake:
-        return cast("Backend", kind()).coded_by(codec)
+        return cast("Backend", kind()).coded_by(getattr(codec, "inner", codec))  # blobs are for what is stored
     if scheme == "memory":
         return cast("Backend", kind(options.keep_ended, options.objects))
     if codec is None:

@@ -11,7 +11,7 @@ To add a backend, see ``docs/architecture.md``; ``tests/contract`` then proves e
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import msgspec
@@ -34,8 +34,8 @@ from aiotaskq.backends.side_rows import SideRows
 from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import Values
 from aiotaskq.backends.workers import Held, Workers
-from aiotaskq.core.coded import no_codec
-from aiotaskq.core.errors import INT64
+from aiotaskq.core.coded import COLUMNS, no_codec
+from aiotaskq.core.errors import INT64, MAX_PAYLOAD
 from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.status import FINAL, PENDING, RUNNING, Status
 from aiotaskq.core.task import Task, TaskFilter
@@ -98,6 +98,8 @@ class Backend(ABC):
     invalid_rows: Sequence[InvalidRow] = ()
     codec: Codec | None = None
     """What encodes params, extra, progress, results and attempts; only a durable store has one."""
+    max_params: int = MAX_PAYLOAD
+    """The most bytes of JSON that params may have."""
 
     def __init__(self) -> None:
         self.listeners = Listeners()
@@ -291,6 +293,13 @@ class Backend(ABC):
     @abstractmethod
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         """Read tasks by id; None where there is none."""
+
+    async def whole(self, tasks: Sequence[Task], columns: Collection[str] = COLUMNS) -> list[Task]:
+        """Return tasks that were read, with these columns from blobs: other reads, and claims, leave them there.
+
+        What is in no blob, or was read from it, is returned as it is. Raises DatabaseUnavailable.
+        """
+        return list(tasks)
 
     async def recode(self, ids: Sequence[str]) -> list[bool | None]:
         """Write what is coded of these rows anew with the codec; nothing else of a row changes, and no hint is sent.

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from aiotaskq.backends.blobs import encoded_by
 from aiotaskq.backends.flow.groups import mend_children, mend_groups
 from aiotaskq.backends.flow.transaction import NOT_USED_UP, USED_UP, push
-from aiotaskq.core.coded import anew, encoded, no_codec
+from aiotaskq.core.coded import anew, encoded, encoded_all, no_codec
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Gate, budget_gate
 from aiotaskq.core.groups import Member, grown
@@ -139,7 +140,7 @@ class Groups:
         tasks that wait for no others. The gates of ``plan.used_up`` are closed. Sends the hint ``ready``.
         """
         self.used = True
-        plan = encoded_plan(plan, self.codec)
+        plan = await encoded_by(self.codec, functools.partial(encoded_plan, plan), session is not None)
         if session is not None:
             return await self._store.transact_with(session, lambda tx: _push_plan(tx, plan, room), committed)
         made = await self._store.transact(lambda tx: _push_plan(tx, plan, room), repeatable=True)
@@ -152,6 +153,8 @@ class Groups:
 
         None if there is no such group, or it has ended, or was cancelled; then nothing is written.
         """
+
+        tasks = await encoded_by(self.codec, functools.partial(encoded_all, tasks))
 
         def body(tx: Transaction) -> int | None:
             group = tx.groups([group_id]).get(group_id)

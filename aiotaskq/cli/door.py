@@ -62,7 +62,7 @@ def _completed(find: Callable[[TaskQ], Awaitable[Iterable[str]]]) -> Complete:
 
 async def _types(tq: TaskQ) -> Iterable[str]:
     known = [worker.types or () for worker in await tq.workers.list()]
-    newest = await tq.find(limit=NEWEST)
+    newest = await tq.find(limit=NEWEST, blobs=False)
     return {each.partition("@")[0] for types in known for each in types} | {task.type for task in newest}
 
 

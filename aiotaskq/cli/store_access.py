@@ -189,7 +189,7 @@ async def warn_of_unknown(tq: TaskQ, name: str, queue: str) -> None:
             return
         said = tr("no worker has the type {type}", type=repr(name))
     else:
-        ended = await tq.find(status=[Status.COMPLETED, Status.FAILED], limit=SAMPLE)
+        ended = await tq.find(status=[Status.COMPLETED, Status.FAILED], limit=SAMPLE, blobs=False)
         handled = {task.type for task in ended if not (task.error_message or "").startswith("unknown_task")}
         if name in handled:
             return

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, Protocol
 
-from aiotaskq.core.errors import ValidationError, check_int, missing, shown
+from aiotaskq.core.errors import MAX_PAYLOAD, ValidationError, check_int, check_seconds, missing, shown
 
 MOST = 2**28
 """Bytes that compressed data may have when it is decompressed: more than a store accepts."""
@@ -34,6 +36,44 @@ def check_codec(codec: object) -> Codec:
     if isinstance(codec, type) or not all(callable(getattr(codec, name, None)) for name in ("encode", "decode")):
         raise ValidationError(f"codec: an object with encode and decode is needed, as Zlib() (got {shown(codec)})")
     return codec  # type: ignore[return-value]
+
+
+class BlobStore(ABC):
+    """What keeps large values outside of a durable store, for ``TaskQ(blobs=…)``; threads call its methods.
+
+    Any exception but a missing blob means that the store cannot be reached: a push raises DatabaseUnavailable then,
+    and a task waits.
+    """
+
+    def __init__(self, over: int = 65_536, grace: float | timedelta = 86_400.0) -> None:
+        """``over``: values of more bytes are blobs, after the codec; at most 262,144.
+
+        ``grace``, in seconds and at least 3,600: a blob that no row refers to is kept so long, which must be longer
+        than the longest transaction that pushes. Raises ValidationError.
+        """
+        self.over = check_int("over", over, 1, MAX_PAYLOAD)
+        self.grace = check_seconds("grace", grace)
+        if self.grace < 3_600:
+            raise ValidationError(f"grace: at least 3600 seconds are needed (got {self.grace:g})")
+
+    @abstractmethod
+    def put(self, name: str, data: bytes) -> None:
+        """Store a blob, durably when this returns; one of the same name has the same bytes, and may be replaced.
+
+        A name has three parts of letters, digits, ``-`` and ``:`` with ``/`` between them.
+        """
+
+    @abstractmethod
+    def get(self, name: str) -> bytes | None:
+        """Return a blob; None if the store can be reached, and has none of this name."""
+
+    @abstractmethod
+    def names(self, scope: str) -> Iterable[str]:
+        """Return the names whose first part is ``scope``, in any order."""
+
+    @abstractmethod
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete blobs; those that are missing are ignored."""
 
 
 class Chain:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from aiotaskq.core.errors import NotSupported, ValidationError
 from aiotaskq.core.status import COMPLETED
-from aiotaskq.core.task import Attempt, Task
+from aiotaskq.core.task import UNREAD, Attempt, Task, is_unread
 
 if TYPE_CHECKING:
     from aiotaskq.core.codec import Codec
@@ -28,6 +28,9 @@ STATE = ("result", "attempts")
 COLUMNS = ("params", "extra", "progress", *STATE)
 
 _PREFIX = PREFIX.encode()
+_BLOB = b"\x00bl"
+"""The beginning of a reference to a blob, in place of what a codec has made: four characters of base64."""
+_BLOB_TEXT = PREFIX + base64.b64encode(_BLOB).decode()
 _encode = msgspec.json.encode
 _object = msgspec.json.Decoder(dict[str, Any]).decode
 _EMPTY = Task(task_id="", type="")
@@ -38,6 +41,53 @@ _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "result": msgspec.json.Decoder().decode,
     "attempts": msgspec.json.Decoder(tuple[Attempt, ...]).decode,
 }
+
+
+class BlobError(Exception):
+    """A value whose blob cannot be decoded; the text says why."""
+
+
+class BlobUnread(BlobError):
+    """Its blob was not read: lists do not need it."""
+
+    def __str__(self) -> str:
+        return UNREAD
+
+
+class BlobMissing(BlobError):
+    """There is no such blob."""
+
+    def __str__(self) -> str:
+        return f"its blob {self.args[0]} is missing"
+
+
+class BlobDamaged(BlobError):
+    """The bytes of the blob are others than were written."""
+
+    def __str__(self) -> str:
+        return f"its blob {self.args[0]} was altered"
+
+
+def reference(name: str) -> bytes:
+    """Return what stands for a blob in place of what a codec has made."""
+    return _BLOB + name.encode()
+
+
+def blob_of(data: str | bytes) -> str | None:
+    """Return the name of the blob for which the data of a codec stands, or a stored text; None if it is none."""
+    if isinstance(data, str):
+        data = base64.b64decode(data[len(PREFIX) :]) if data.startswith(_BLOB_TEXT) else b""
+    return data[len(_BLOB) :].decode("ascii", "replace") if data.startswith(_BLOB) else None
+
+
+def lazy(codec: Codec | None) -> Codec | None:
+    """Return a codec that decodes as this one, but reads no blobs."""
+    return getattr(codec, "lazy", codec)
+
+
+def problem_of(task: Task) -> str | None:
+    """Return the error of a task, or why it cannot be read; None for neither."""
+    return task.error_message or (None if is_unread(task) else task.undecodable)
 
 
 def no_codec() -> NotSupported:
@@ -97,6 +147,11 @@ def encoded(task: Task, codec: Codec, names: Iterable[str] = COLUMNS) -> Task:
     return replace(task, **fields, coded=coded) if fields else task
 
 
+def encoded_all(tasks: Sequence[Task], codec: Codec | None) -> Sequence[Task]:
+    """Return tasks, each encoded, where there is a codec."""
+    return tasks if codec is None else [encoded(task, codec) for task in tasks]
+
+
 def decoded(task: Task, codec: Codec | None) -> Task:
     """Return the task with its coded columns in their fields; those that cannot be decoded stay in ``coded``.
 
@@ -110,8 +165,11 @@ def decoded(task: Task, codec: Codec | None) -> Task:
             fields[name] = _DECODERS[name](from_stored(text, codec))
         except Exception as error:  # the codec is the application's, and may raise anything
             left[name] = text
-            problem = problem or f"{name} cannot be decoded ({type(error).__name__}): the codec or its key is another"
-    other = None if task.undecodable is None or task.undecodable.endswith(NO_CODEC) else task.undecodable
+            why = f"{name} cannot be decoded ({type(error).__name__}): the codec or its key is another"
+            why = f"{name}: {error}" if isinstance(error, BlobError) else why
+            # What is only not read says less than any other problem.
+            problem = why if problem is None or problem.endswith(UNREAD) else problem
+    other = None if task.undecodable is None or task.undecodable.endswith((NO_CODEC, UNREAD)) else task.undecodable
     if codec is None and left:
         problem = f"{', '.join(left)}: {NO_CODEC}"
     return replace(task, **fields, coded=left or None, undecodable=other or problem)

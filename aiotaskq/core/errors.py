@@ -155,6 +155,7 @@ REQUIREMENTS = {
     "metrics": ("prometheus-client>=0.22,<1",),
     "crypto": ("cryptography>=42,<51",),
     "zstd": ("backports.zstd>=1,<2; python_version < '3.14'",),
+    "s3": ("obstore>=0.8,<0.13",),
     "otel": ("opentelemetry-api>=1.30,<2",),
     "calendars": ("holidays>=0.80,<1",),
     "mcp": ("mcp>=2.3,<3",),
@@ -341,7 +342,7 @@ def check_json(field: str, value: object, limit: int = MAX_PAYLOAD) -> bytes:
     return encoded
 
 
-def check_storable(field: str, value: object) -> None:
+def check_storable(field: str, value: object, limit: int = MAX_PAYLOAD) -> None:
     """Check as :func:`check_json` does, without making the bytes. Raises ValidationError."""
     if type(value) is dict and len(value) < _FEW:
         # The usual params, a few short ASCII texts and numbers, are checked here, since every push does it.
@@ -362,7 +363,7 @@ def check_storable(field: str, value: object) -> None:
                 break
         else:
             return
-    check_json(field, value)
+    check_json(field, value, limit)
 
 
 _FEW, _SHORT = 16, 1000  # far less than MAX_PAYLOAD together

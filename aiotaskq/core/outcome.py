@@ -21,7 +21,7 @@ from aiotaskq.core.parking import has_budget, parked, regated
 from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING, Status
 from aiotaskq.core.steps import Suspension
 from aiotaskq.core.tags import with_tags
-from aiotaskq.core.task import SECOND, SPAN, Attempt, Task, not_aged, run_options
+from aiotaskq.core.task import SECOND, SPAN, Attempt, Task, is_unread, not_aged, run_options
 from aiotaskq.core.worker_info import WorkerInfo
 
 
@@ -443,7 +443,7 @@ _TRACEBACK = "\n\nTraceback (most recent call last):\n"
 
 def noted(task: Task, outcome: str, error: str, now: int, version: str | None = None) -> Task:
     """Return the running task with this run among its attempts; it ended at ``now``, in microseconds UTC."""
-    if task.undecodable is not None:
+    if task.undecodable is not None and ("attempts" in (task.coded or ()) or not is_unread(task)):
         return task  # its stored attempts may be what cannot be decoded: they stay as they are
     kept = task.attempts[-(MAX_ATTEMPTS - 1) :]
     error = clip(error.partition(_TRACEBACK)[0], MAX_ERROR)

@@ -33,6 +33,8 @@ from aiotaskq.core.tags import tags_of, with_tags
 from aiotaskq.core.worker_info import read_owner
 
 SECOND = 1_000_000  # microseconds
+UNREAD = "in a blob, which was not read"
+"""The end of ``undecodable`` where nothing else is wrong with a task."""
 TRACE = ("traceparent", "tracestate")
 """The keys in a task's ``extra`` of the span that has pushed it: https://www.w3.org/TR/trace-context/."""
 SPAN = "span"
@@ -285,6 +287,11 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     def restricted(self) -> bool:
         """Whether it leaves out tasks of a wanted status."""
         return self != TaskFilter(status=self.status, after=self.after)
+
+
+def is_unread(task: Task) -> bool:
+    """Whether nothing is wrong with a task but that blobs were not read."""
+    return (problem := task.undecodable) is not None and problem.endswith(UNREAD)
 
 
 def claim_order(task: Task) -> tuple[int, int, int]:

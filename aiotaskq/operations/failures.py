@@ -8,6 +8,7 @@ from typing import Annotated
 
 from msgspec import Struct, structs
 
+from aiotaskq.core.coded import problem_of
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import end_of
 from aiotaskq.core.status import Status
@@ -71,7 +72,7 @@ async def list_(access: Access, given: Listed) -> FailureList:
     read = 0
     async for tasks in pages(access.tq.queue.backend, wanted, min(READ, limit + 1)):
         for task in tasks[: max(0, limit - read)]:
-            key = task.type, error_line(task.error_message or task.undecodable, access.show_args)
+            key = task.type, error_line(problem_of(task), access.show_args)
             found.setdefault(key, {})[task.task_id] = end_of(task) or task.created_at * SECOND
         read += len(tasks)
         if read > limit:

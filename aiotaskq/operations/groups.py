@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Struct, structs, to_builtins
 
+from aiotaskq.core.coded import problem_of
 from aiotaskq.core.conversion import error_type
 from aiotaskq.core.errors import INT32, MAX_ID, check_key
 from aiotaskq.core.groups import CallbackKind, GroupState, Member
@@ -226,7 +227,7 @@ def member_view(member: Member, what: Task | GroupState | None) -> MemberView:
     view = view_of(MemberView, member, task_id=member.member_id, **unknown, **beside)
     if isinstance(what, Task):
         view.type, view.status, view.waits = what.type, what.status, what.waits
-        view.error = error_type(what.error_message or what.undecodable)
+        view.error = error_type(problem_of(what))
         if what.flow is not None:
             view.parents = [task_id for task_id, _ in what.flow.parents]
             view.children = [EdgeView(*each) for each in what.flow.children]  # type: ignore[arg-type]

@@ -7,13 +7,14 @@ from typing import Annotated, Any, TypeVar
 
 from msgspec import UNSET, Struct
 
+from aiotaskq.core.coded import problem_of
 from aiotaskq.core.conversion import error_type
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.outcome import attempts_of, run_time
 from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NEVER, Step
-from aiotaskq.core.task import SECOND, Attempt, Task
+from aiotaskq.core.task import SECOND, Attempt, Task, is_unread
 from aiotaskq.operations.fields import Time, about, view_of
 from aiotaskq.operations.hidden import plain, visible_progress
 from aiotaskq.operations.limits import LimitView
@@ -133,7 +134,7 @@ V = TypeVar("V", bound=TaskView)
 
 def task_view(task: Task, *, errors: bool, params: bool) -> TaskView:
     """Return the view of a task in a list, with the first line of its error if ``errors`` may be shown."""
-    error = task.error_message or task.undecodable
+    error = problem_of(task)
     shown = first_line(_text(error)) if errors else error_type(error)
     return _view(TaskView, task, errors, params, error=shown)
 
@@ -146,7 +147,7 @@ def task_detail(task: Task, waiting: Waiting | None, *, errors: bool, params: bo
         task,
         errors,
         params,
-        error=error or task.undecodable,
+        error=error or problem_of(task),
         attempts=[attempt_view(attempt, errors) for attempt in attempts_of(task)],
         waiting=waiting_view(waiting),
         on_success=plain(task.on_success),
@@ -158,8 +159,9 @@ def _view(kind: type[V], task: Task, errors: bool, params: bool, **known: Any) -
     for coarse, fine in (("started_at", "began_at"), ("completed_at", "ended_at")):
         seconds, exact = getattr(task, coarse), getattr(task, fine)
         known[coarse] = to_iso(seconds * SECOND if exact is None and seconds is not None else exact)
+    left = (task.coded or ()) if is_unread(task) else ()  # what is in blobs is read with the task alone
     for name in ("params", "result", "extra"):
-        known[name] = plain(getattr(task, name)) if params else UNSET
+        known[name] = plain(getattr(task, name)) if params and name not in left else UNSET
     return view_of(
         kind,
         task,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from msgspec import UNSET, Struct, structs
 
+from aiotaskq.core.coded import problem_of
 from aiotaskq.core.errors import check_json
 from aiotaskq.core.status import Status
 from aiotaskq.core.tags import read_labels
@@ -250,7 +251,7 @@ async def list_(access: Access, given: Listed) -> TaskPage:
     `cursor` takes the `next` of the page before; not found if that task has been deleted since.
     """
     params, limit = access.may_show(given.params), min(given.limit, MAX_PAGE)
-    found = await access.tq.find(**where_of(access, given), limit=limit + 1, after=given.cursor)
+    found = await access.tq.find(**where_of(access, given), limit=limit + 1, after=given.cursor, blobs=False)
     page = found[:limit]
     more = page[-1].task_id if len(found) > limit else None
     return TaskPage([task_view(task, errors=access.show_args, params=params) for task in page], more)
@@ -308,7 +309,7 @@ async def _retry_all(access: Access, given: Retried) -> int:
     where, backend, clock = task_filter(**filters), access.tq.queue.backend, access.tq.queue.clock
 
     def chosen(task: Task) -> bool:
-        error = task.error_message or task.undecodable
+        error = problem_of(task)
         return given.same_error is None or error_line(error, access.show_args) == given.same_error
 
     if not given.dry_run:

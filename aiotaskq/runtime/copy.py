@@ -181,6 +181,8 @@ async def _copy_tasks(
     unread: Collection[str] = (),
 ) -> None:
     wanted = []
+    if source is not None:
+        tasks = await source.whole(tasks)
     for task, row in zip(tasks, await target.get([task.task_id for task in tasks]), strict=True):
         if row is not None:
             done.tasks_there += 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, T
 import msgspec
 
 from aiotaskq.backends.side_rows import TAG, SideRow
-from aiotaskq.core.coded import decoded, encoded
+from aiotaskq.core.coded import decoded, encoded, lazy
 from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.gate import Bounds, GateChange
 from aiotaskq.core.parking import (
@@ -471,7 +471,7 @@ def push(tx: Transaction, tasks: Sequence[Task], refused: bool = True) -> list[T
     bounded = refused and not tx.check_push(sent)
     stored = list(tx.insert(sent))
     # Of a callback, which its group has encoded, the tags are read.
-    plain = tasks if codec is None else [decoded(task, codec) if task.coded else task for task in tasks]
+    plain = tasks if codec is None else [decoded(task, lazy(codec)) if task.coded else task for task in tasks]
     if any_tags(plain):
         tx.tag([task for task, new, row in zip(plain, sent, stored, strict=True) if row is new])
     tx.touched.wakes = True
@@ -479,7 +479,7 @@ def push(tx: Transaction, tasks: Sequence[Task], refused: bool = True) -> list[T
     if codec is None:
         return stored
     each = zip(tasks, sent, stored, strict=True)
-    return [task if row is new else decoded(row, codec) for task, new, row in each]
+    return [task if row is new else decoded(row, lazy(codec)) for task, new, row in each]
 
 
 def rewrite(tx: Transaction, changes: Sequence[tuple[Task, Task]]) -> None:

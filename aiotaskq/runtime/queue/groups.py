@@ -158,6 +158,8 @@ class GroupVerbs:
             size = PAGE if stop is None else min(PAGE, stop - start)
             if not (page := await self.page(group_id, size, start)):
                 return
+            rows = await self._with_results([what for _, what in page])
+            page = [(member, what) for (member, _), what in zip(page, rows, strict=True)]
             for member, found in page:
                 yield member, found
             start = page[-1][0].position + 1
@@ -174,6 +176,11 @@ class GroupVerbs:
         if inner:
             found.update(zip(inner, await backend.groups.get(inner), strict=True))
         return [(member, found[member.member_id]) for member in members]
+
+    async def _with_results(self, rows: Sequence[Task | GroupState | None]) -> list[Task | GroupState | None]:
+        tasks = [row for row in rows if isinstance(row, Task)]
+        whole = iter(await self._queue.backend.whole(tasks, ("result",)))
+        return [next(whole) if isinstance(row, Task) else row for row in rows]
 
     async def callbacks(self, group: GroupState) -> list[tuple[CallbackKind, Task, Task | None]]:
         """Return what a group pushes at its end: the kind, the task as declared, and as pushed, None if it is not."""
@@ -225,6 +232,7 @@ class GroupVerbs:
             return [(each.member_id, each.name, what) async for each, what in rows]
         parents = task.flow.parents[start:stop]
         found = await parents_of(self._queue.backend, [task_id for task_id, _ in parents])
+        found = await self._with_results(found)
         return [
             (row.task_id if isinstance(row, Task) else key, name, row)
             for (key, name), row in zip(parents, found, strict=True)

@@ -130,11 +130,15 @@ class Operations(ABC, Generic[Retried_co]):
 
         Raises NotFound.
         """
-        task = await self.get(task_id)
+        task = await self._row(task_id)
         return await self._operated.step_verbs.store.read(task.task_id, task.seq)
 
     async def get(self, task_id: str) -> Task:
         """Return a task by id. Raises NotFound, and ValidationError for a value that cannot be an id in the store."""
+        return (await self._operated.backend.whole([await self._row(task_id)]))[0]
+
+    async def _row(self, task_id: str) -> Task:
+        """Return a task as ``get`` does, without what is in blobs."""
         task = await self._operated.read(task_id)
         if task is None:
             raise NotFound(f"there is no task {printable(task_id)}")
@@ -145,6 +149,7 @@ class Operations(ABC, Generic[Retried_co]):
         *,
         limit: int = 100,
         after: str | None = None,
+        blobs: bool = True,
         **where: Unpack[Where],
     ) -> list[Task]:
         """List tasks, the newest first; ``after`` continues behind that task id.
@@ -157,18 +162,20 @@ class Operations(ABC, Generic[Retried_co]):
                 case differ.
             error_type: only tasks whose error is of a type that begins so, as ``ValueError``.
             tags: only tasks with all of these tags, values by name.
+            blobs: whether to read values that are in blobs; else ``undecodable`` says which are.
 
         Raises ValidationError, and NotFound when there is no such task (any more).
         """
         found = msgspec.structs.replace(task_filter(**where), after=after)
         check_int("limit", limit, 1, 100_000)
         if after is not None:
-            await self.get(after)  # a page behind a task that is gone would be the first page again
-        return await self._operated.backend.find(found, limit)
+            await self._row(after)  # a page behind a task that is gone would be the first page again
+        tasks = await self._operated.backend.find(found, limit)
+        return await self._operated.backend.whole(tasks) if blobs else tasks
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel a pending task, or ask a running one to stop; return False if it has ended. Raises NotFound."""
-        return await cancel_one(self._operated, await self.get(task_id))
+        return await cancel_one(self._operated, await self._row(task_id))
 
     async def cancel_many(
         self,
@@ -199,7 +206,7 @@ class Operations(ABC, Generic[Retried_co]):
         In a workflow it waits for those tasks before it that have not completed, or, with ``on_failure="run"``, have
         not ended: the one that failed has to be retried, too.
         """
-        task = await self.get(task_id)
+        task = await self._row(task_id)
         if task.status not in RETRYABLE:
             raise TaskConflict(
                 f"task {printable(task_id)} is {task.status}; only failed, cancelled or expired ones are retried"
@@ -227,7 +234,7 @@ class Operations(ABC, Generic[Retried_co]):
         check_id(task_id, any_id=not self._operated.backend.durable)
         await self._operated.backend.after.follow([task_id], self._operated.clock.now())  # its end counts, not its row
         if not await self._operated.backend.delete([task_id], ended=True):
-            task = await self.get(task_id)
+            task = await self._row(task_id)
             raise TaskConflict(
                 f"task {printable(task_id)} is {task.status}; only ended tasks are deleted, cancel it first"
             )

@@ -202,7 +202,7 @@ class Pushes:
         if self.objects:
             return
         for task in tasks:
-            check_storable("params", task.params)
+            check_storable("params", task.params, self.backend.max_params)
             if task.extra:
                 check_storable("task", task.extra)
         if not self.backend.durable:
@@ -252,7 +252,10 @@ class Pushes:
         return tuple(messages(self.webhooks, after, self.clock.now()))
 
     async def read(self, task_id: str) -> Task | None:
-        """Return a task by id, None if there is none; reads of the same moment may share a statement."""
+        """Return a task by id, None if there is none; reads of the same moment may share a statement.
+
+        What of it is in blobs is not read.
+        """
         check_id(task_id, any_id=not self.backend.durable)
         (task,) = await (self._reads.add([task_id]) if self.backend.suspends else self.backend.get([task_id]))
         return task
@@ -342,6 +345,7 @@ class Pushes:
         conflicts = _conflicts(tasks, stored, range(len(tasks)), rules)
         while conflicts:
             now = self.clock.now()
+            stored = await self.backend.whole(stored)
             ran = [row for at in conflicts if (row := stored[at]).status is PENDING and row.attempts]
             steps = await self.backend.steps.read_many(ran) if ran else []
             begun = {row.task_id for row, found in zip(ran, steps, strict=True) if found}

@@ -18,7 +18,7 @@ from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.outcome import POP_OWNER, Completed, Failed, HandedBack, Released, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskOfObjects, same_content
-from aiotaskq.errors import LeaseLost, NotFound, ResultTimeout, TaskConflict
+from aiotaskq.errors import DatabaseUnavailable, LeaseLost, NotFound, ResultTimeout, TaskConflict
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog
 from aiotaskq.runtime.hooks import Hooks
@@ -182,6 +182,12 @@ class Queue(Pushes, Operations[Task]):
         lease = now + int(visibility * SECOND) if self.backend.durable else None
         _, tasks = await self.claims.exchange((), Claim(self._pop_owner, now, 1, None, lease))
         if tasks and tasks[0].undecodable is not None:
+            try:
+                tasks = await self.backend.whole(tasks)
+            except DatabaseUnavailable:
+                self.claims.give_back(tasks)
+                raise
+        if tasks and tasks[0].undecodable is not None:
             undecodable = Failed(f"undecodable: {tasks[0].undecodable}", retryable=False)
             log_outcome(tasks[0], undecodable, await self.settle(tasks[0], undecodable), now)
             return await self._pop_one(visibility)
@@ -302,7 +308,7 @@ class Queue(Pushes, Operations[Task]):
         async def ended() -> Task | None:
             nonlocal task
             try:
-                task = await self.get(task_id)
+                task = await self._row(task_id)
             except NotFound as error:
                 if not self.backend.durable:
                     raise
@@ -319,7 +325,7 @@ class Queue(Pushes, Operations[Task]):
         if found is None:
             said = f"task {task_id} ({task.type}) is {task.status} after {seconds:g} s"
             raise ResultTimeout(said + await unserved(self, task))
-        return task
+        return (await self.backend.whole([task]))[0]
 
     async def wait_for_log(self, task_id: str, after: int, timeout: float | timedelta | None = None) -> list[LogEntry]:
         """Wait for log entries behind ``after`` and return some; none after ``timeout`` seconds. Raises NotFound.
@@ -330,7 +336,7 @@ class Queue(Pushes, Operations[Task]):
         async def come() -> list[LogEntry] | None:
             if found := await self.backend.notes.read(task_id, after, PAGE):
                 return found
-            task = await self.get(task_id)
+            task = await self._row(task_id)
             if not task.final:
                 return None
             at = task.ended_at if task.ended_at is not None else self.clock.now()

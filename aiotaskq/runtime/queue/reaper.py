@@ -93,7 +93,8 @@ class Reaper:
         for _ in range(AGE_PAGES if ages else 0):
             tasks = await self._backend.find(TaskFilter(status=(Status.PENDING,), after=self._after), LIMIT)
             self._after = tasks[-1].task_id if len(tasks) == LIMIT else None
-            found = [(task, aged(task, ages.get(task.type), now)) for task in tasks]
+            late = [task for task in tasks if aged(task.replace(undecodable=None), ages.get(task.type), now)]
+            found = [(task, aged(task, ages.get(task.type), now)) for task in await self._backend.whole(late)]
             changes = [Change(task, after) for task, after in found if after is not None]
             if changes and (count := sum(await self._backend.update(changes))):
                 log.debug("{} tasks have waited for long, and are claimed before others", count)

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from aiotaskq.concurrency.clock import Clock, Deadlines
+from aiotaskq.core.coded import COLUMNS
 from aiotaskq.core.conversion import describe, storable
 from aiotaskq.core.outcome import (
     SNOOZED,
@@ -30,7 +31,7 @@ from aiotaskq.core.outcome import (
     unstorable,
 )
 from aiotaskq.core.parent import RESULTS, ParentDeleted
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, Task, is_unread
 from aiotaskq.errors import DatabaseUnavailable, EventTimeout, Retry, ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost
@@ -145,6 +146,12 @@ class Runner:
         """
         task = execution.task
         handler = self.handlers.get(task.type)
+        if handler is not None and is_unread(task) and execution.reason is None and not task.cancel_requested:
+            whole = await self._read_blobs(execution)
+            if not isinstance(whole, Task):
+                execution.ended = True
+                return whole
+            task = whole
         if handler is None or execution.reason is not None or task.undecodable is not None or task.cancel_requested:
             return self._not_run(execution)
         if gate.open:
@@ -189,7 +196,7 @@ class Runner:
         task = execution.task
         if execution.reason is not None:  # interrupted before it began
             return self._interrupted(execution)
-        if task.undecodable is not None:
+        if task.undecodable is not None and not is_unread(task):
             return Failed(f"undecodable: {task.undecodable}", retryable=False)
         if task.cancel_requested:
             return Cancelled()
@@ -279,6 +286,23 @@ class Runner:
             return Failed(f"unknown_task: no worker handles {printable(task.type)!r}", retryable=False)
         log.warning("{} is of an unknown type; it is passed on to other workers", named(task))
         return passed_on(task, "unknown type", now)
+
+    async def _read_blobs(self, execution: Execution) -> Task | Outcome | None:
+        """Return the task with what it has in blobs; the outcome if it cannot run now."""
+        task = execution.task
+        try:
+            (found,) = await self._host.queue.backend.whole([task])
+        except asyncio.CancelledError:
+            if execution.abandoned or (execution.reason is None and self._loop_ends):
+                raise
+            return self._interrupted(execution)
+        except DatabaseUnavailable as error:
+            log.warning("{} is passed on to other workers: {}", named(task), error)
+            return passed_on(task, str(error), self._clock.now())
+        read = {name: getattr(found, name) for name in (*COLUMNS, "coded", "undecodable")}
+        # The lease may have been marked meanwhile.
+        execution.task = execution.context.task = execution.task.replace(**read)
+        return execution.task
 
     async def _of_version(self, execution: Execution, handler: Handler) -> Handler | Outcome | None:
         """Return the version of a handler that a task with steps was begun with; the outcome if it cannot run here."""

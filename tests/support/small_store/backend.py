@@ -23,7 +23,7 @@ from aiotaskq.backends.flow.groups import staying
 from aiotaskq.backends.flow.transaction import Store, Transaction, push
 from aiotaskq.backends.listeners import CANCEL, ENDED, GATES, READY
 from aiotaskq.backends.side_rows import WORKER
-from aiotaskq.core.coded import anew, decoded, is_coded
+from aiotaskq.core.coded import anew, decoded, is_coded, lazy
 from aiotaskq.core.errors import ClosedError
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.outcome import owner_of
@@ -171,7 +171,8 @@ class SmallStore(Backend, Store):
 
     def _out(self, rows: Iterable[Task]) -> list[Task]:
         """Return rows as they are handed out: copies, and decoded."""
-        return [row if row.coded is None else decoded(row, self.codec) for row in map(copied, rows)]
+        codec = lazy(self.codec)
+        return [row if row.coded is None else decoded(row, codec) for row in map(copied, rows)]
 
     async def recode(self, ids: Sequence[str]) -> list[bool | None]:
         if (codec := self.codec) is None:

@@ -129,7 +129,7 @@ async def schedule(view: View) -> dict[str, Any]:
         times = (await view.perform(operations["preview"], {"schedule": found.task_id, "count": NEXT})).planned
     except AiotaskqError as error:
         problem = str(error)
-    runs = await view.tq.find(scheduler_task_id=found.task_id, limit=PAST)
+    runs = await view.tq.find(scheduler_task_id=found.task_id, limit=PAST, blobs=False)
     return {
         "schedule": schedule_view(found, view.show_args),
         "changes": await operated_on(view, found.task_id, ("schedules",)),

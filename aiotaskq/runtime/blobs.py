@@ -1,0 +1,123 @@
+"""Deletes, in the background, blobs to which no task of a store refers any more."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from aiotaskq.backends.blobs import BLOBS, BlobCodec, blobs_of
+from aiotaskq.backends.side_rows import SideRow
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.poller import Poller
+from aiotaskq.core.task import SECOND, Task, TaskFilter
+from aiotaskq.errors import TaskConflict
+from aiotaskq.log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aiotaskq.backends.base import Backend
+
+INTERVAL = 6 * 3600.0  # seconds between two sweeps of a store: each reads all of its tasks
+MOST = 100_000  # blobs of one sweep: their names are in memory
+CHUNK = 500  # tasks or groups in one read, and blobs in one deletion
+SWEEP = "sweep"
+"""The name of the side row that says when the next sweep begins, and behind which blob."""
+
+
+class BlobSweep(Poller):
+    """Sweeps the blobs of a store; of all its processes one does it at a time."""
+
+    def __init__(self, backend: Backend, clock: Clock) -> None:
+        super().__init__("blobs", self._sweep, clock)
+        self._backend, self._clock = backend, clock
+        self._rests = True
+
+    async def start(self) -> None:
+        """Start in the running loop, if there are blobs."""
+        if isinstance(self._backend.codec, BlobCodec):
+            self._rests = True
+            await super().start()
+
+    async def _sweep(self) -> float:
+        if self._rests:  # a process that lives shortly sweeps nothing
+            self._rests = False
+        elif (after := await self._begin()) is not None:
+            count, after = await sweep(self._backend, after)
+            if after:
+                await self._backend.side.put(BLOBS, [SideRow(SWEEP, f"{self._next} {after}")])
+            if count:
+                log.debug("{} blobs to which no task refers are deleted", count)
+        return INTERVAL / 4 * random.uniform(0.8, 1.2)
+
+    async def _begin(self) -> str | None:
+        """Return behind which blob a sweep begins, None if it is not yet time; no other process begins it."""
+        now = self._clock.now()
+        found = ""
+
+        def rows(there: Mapping[str, str]) -> Sequence[SideRow] | None:
+            nonlocal found
+            at, _, found = there.get(SWEEP, "0 ").partition(" ")
+            return [SideRow(SWEEP, f"{self._next} ")] if int(at) <= now else None
+
+        self._next = now + int(INTERVAL * SECOND)
+        return found if await self._backend.side.rewrite(BLOBS, [SWEEP], rows) else None
+
+
+async def sweep(backend: Backend, after: str = "") -> tuple[int, str]:
+    """Delete the blobs behind ``after`` that are older than the grace time and that no task refers to.
+
+    Return how many, and behind which blob to go on, empty at the end. Raises DatabaseUnavailable, and TaskConflict
+    where something cannot be read that may refer to a blob; then nothing was deleted.
+
+    A reference moves in one direction, from the callback of a group to a task, which is read later; tasks are read from
+    the newest to the oldest, and whatever moves a task to the front encodes it anew. Encoded anew, it has other blobs.
+    """
+    codec = backend.codec
+    assert isinstance(codec, BlobCodec)
+    found = await codec.older(codec.store.grace, after, MOST)
+    left = set(found)
+    groups = set[str]()
+    last: str | None = None
+    while left and (page := await backend.groups.find(CHUNK, after=last)):
+        last = page[-1].group_id
+        groups.update(group.group_id for group in page)
+        for group in page:
+            for callback in (group.then, group.on_failure):
+                left.difference_update(() if callback is None else _referred(callback))
+    async for tasks in _pages(backend) if left else _nothing():
+        for task in tasks:
+            left.difference_update(_referred(task))
+        unknown = {task.flow.group for task in tasks if task.flow is not None and task.flow.group is not None} - groups
+        groups |= unknown
+        if unknown and (unread := await backend.groups.unread(sorted(unknown))):
+            raise TaskConflict(f"group {min(unread)} cannot be read, so that no blob is deleted")
+    gone = sorted(left)
+    for start in range(0, len(gone), CHUNK):
+        await codec.delete(gone[start : start + CHUNK])
+    return len(gone), found[-1] if len(found) == MOST else ""
+
+
+def _referred(task: Task) -> list[str]:
+    if task.undecodable is not None and not task.coded:
+        raise TaskConflict(f"task {task.task_id} cannot be read ({task.undecodable}), so that no blob is deleted")
+    return list(blobs_of(task))
+
+
+async def _pages(backend: Backend) -> AsyncIterator[list[Task]]:
+    """Yield all tasks, the newest push first."""
+    page: list[Task] = []
+    while True:
+        # A list cannot be continued behind a task that was deleted: it begins again.
+        rows = await backend.get([task.task_id for task in page])
+        last = next((task for task in reversed(rows) if task is not None), None)
+        page = await backend.find(TaskFilter(after=None if last is None else last.task_id), CHUNK)
+        if not page:
+            return
+        yield page
+
+
+async def _nothing() -> AsyncIterator[list[Task]]:
+    for _ in ():
+        yield []
