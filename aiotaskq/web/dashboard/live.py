@@ -28,7 +28,7 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.backends.read_limit import ReadTooLong
+from aiotaskq.backends.read_limit import ReadTooLong, limited_reads
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.errors import missing
 from aiotaskq.core.task import SECOND
@@ -152,7 +152,7 @@ class Live:
                     raise opened.problem.with_traceback(None)
                 elif self._since(opened.tried_at) >= self._alive:
                     async with asyncio.timeout(PAGE_TIMEOUT):
-                        await replace(view, update=True).keep("alive", view.tq.queue.backend.ping, INTERVAL)
+                        await replace(view, update=True).keep("alive", functools.partial(_sign_of_life, view), INTERVAL)
         finally:
             again = max(SOONEST, min(self._left(opened), self._alive))
             self._expect(opened, again + LATE)
@@ -274,6 +274,13 @@ class CpuMeter:
         for each in self._running:
             each.seconds += (now - self._at) * each.weight / weights
         self._at = now
+
+
+async def _sign_of_life(view: View) -> None:
+    """Let the store answer. Raises DatabaseUnavailable if it does not."""
+    # A store that cancels the statement answers, too: a table may be locked, which this page need not read.
+    with limited_reads(QUICK), contextlib.suppress(ReadTooLong):
+        await view.tq.queue.backend.ping()
 
 
 def pause_of(cost: float, costs: Sequence[float]) -> float:

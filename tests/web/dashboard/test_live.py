@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import TaskQ
-from aiotaskq.backends.read_limit import ReadTooLong
+from aiotaskq.backends.read_limit import ReadTooLong, read_limit
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing import VirtualClock
@@ -182,6 +182,23 @@ async def test_a_page_that_is_read_rarely_says_soon_that_the_store_is_away(
     await some.clock.advance(told.again)
     with pytest.raises(DatabaseUnavailable):
         await some.update(known)
+
+
+async def test_a_sign_of_life_is_cut_soon_and_a_store_that_cuts_it_is_not_away(
+    some: Pages, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float | None] = []
+
+    async def locked() -> Any:
+        limits.append(read_limit())
+        raise ReadTooLong("cut")
+
+    monkeypatch.setattr(tq.queue.backend, "ping", locked)
+    some.cost = 1.0
+    for _ in range(3):
+        told = await some.update()
+        await some.clock.advance(told.again)
+    assert limits == [live.QUICK] and len(some.views) == 2
 
 
 async def test_what_a_visitor_may_do_is_asked_now_and_then(some: Pages) -> None:
