@@ -9,14 +9,14 @@ from operator import attrgetter
 import msgspec
 
 from aiotaskq.backends.side_rows import Range, SideRow, SideRows
-from aiotaskq.core.history import WIDTHS, Period, Roll, added_up, widened
+from aiotaskq.core.history import DAY, HOUR, WIDTHS, Period, Roll, added_up, widened
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.usage import Usage
 from aiotaskq.log import log
 
 KIND = "history"
 _encode = msgspec.json.Encoder().encode
-_HISTOGRAMS = re.compile(r"(?:\d++:\d++ ?+)*+")
+_HISTOGRAMS = re.compile(r"(?:[0-9]++:[0-9]++ ?+)*+")
 _columns = attrgetter("queue", "type", "kind", "n", "run_us", "wait_us", "runs", "waits", "usage")
 
 
@@ -57,19 +57,24 @@ class History:
         if periods:
             await self._rows.put(KIND, _rows_of(periods))
 
-    async def read(self, since: int, until: int, *, queue: str | None = None, type: str | None = None) -> list[Period]:
+    async def read(
+        self, since: int, until: int, hours: int, *, queue: str | None = None, type: str | None = None
+    ) -> list[Period]:
         """Read the periods that began at ``since`` or later and before ``until``, in the order of their keys.
 
-        Both in microseconds UTC; a queue or a type that is given restricts.
+        What is there both as hours and as days is read as hours if it began at ``hours`` or later: ``hours_from`` or a
+        later begin of a day, or ``until``. All in microseconds UTC; a queue or a type that is given restricts.
         """
-        found = parts(await self.rows(since, until), queue, None if type is None else (type,))
+        found = parts(await self.rows(since, until, hours), queue, None if type is None else (type,))
         return added_up([part.period() for part in found])
 
-    async def rows(self, since: int, until: int) -> list[SideRow]:
+    async def rows(self, since: int, until: int, hours: int) -> list[SideRow]:
         """Read the rows of these periods, for ``parts``."""
         found: list[SideRow] = []
         for seconds in WIDTHS:
-            found += await self._rows.read(Range(KIND, 0, after=_name(seconds, since), before=_name(seconds, until)))
+            first = max(since, hours) if seconds == HOUR else since
+            end = min(until, hours) if seconds == DAY else until
+            found += await self._rows.read(Range(KIND, 0, after=_name(seconds, first), before=_name(seconds, end)))
         return found
 
     async def roll(self, roll: Roll, limit: int) -> int:
@@ -83,11 +88,12 @@ class History:
             return 0
         gone = [row.name for row in rows]
         longer: list[SideRow] = []
-        if (into := roll.into) is not None:
+        if roll.into:
             read = [(row.text, _parts(row)) for row in rows]
-            longer = _rows_of(widened(part.period(), into) for _, found in read for part in found or ())
+            periods = [part.period() for _, found in read for part in found or ()]
+            longer = _rows_of(widened(period, into) for into in roll.into for period in periods)
             # What cannot be read goes along, and is deleted as days are.
-            place = _name(into, roll.before)
+            place = _name(max(roll.into), roll.before)
             longer += [SideRow(f"{place} {new_id()}", text) for text, found in read if found is None]
         return len(gone) if await self._rows.swap(KIND, gone, longer) else 0
 

@@ -3,8 +3,8 @@
 A histogram counts durations in microseconds by bucket. Below 16 each bucket is one number. Above, each power of two is
 cut into eight buckets of one width, so that the middle of a bucket is off by at most a sixteenth of the duration: the
 error of a percentile. Histograms are added bucket by bucket, so the sums of many workers, and of many minutes, have the
-same error. A period is one minute; older ones are added up to quarters of an hour, then to hours, then to days: a span
-of days is read as some thousand periods, and not as each of its minutes.
+same error. A period is one minute; older ones are added up to quarters of an hour, then both to hours and to days, of
+which the hours are deleted first: a span of months is read as its days, and not as each of its hours.
 """
 
 from __future__ import annotations
@@ -94,10 +94,13 @@ class Period(msgspec.Struct, frozen=True):
 
 
 class Roll(msgspec.Struct, frozen=True):
-    """Periods of this length that began before ``before`` become part of longer ones; with ``into`` None, they go."""
+    """Periods of this length that began before ``before`` become part of longer ones of each of the lengths ``into``.
+
+    Without one of these they go.
+    """
 
     seconds: int
-    into: int | None
+    into: tuple[int, ...]
     before: int
     """In microseconds UTC."""
 
@@ -105,11 +108,16 @@ class Roll(msgspec.Struct, frozen=True):
 def rolls(now: int) -> tuple[Roll, ...]:
     """Return what is to be done at ``now``, in microseconds UTC; whole longer periods only."""
     return (
-        Roll(MINUTE, QUARTER, begin_of(now - KEEP_MINUTES * SECOND, QUARTER)),
-        Roll(QUARTER, HOUR, begin_of(now - KEEP_QUARTERS * SECOND, HOUR)),
-        Roll(HOUR, DAY, begin_of(now - KEEP_HOURS * SECOND, DAY)),
-        Roll(DAY, None, begin_of(now - KEEP_DAYS * SECOND, DAY)),
+        Roll(MINUTE, (QUARTER,), begin_of(now - KEEP_MINUTES * SECOND, QUARTER)),
+        Roll(QUARTER, (HOUR, DAY), begin_of(now - KEEP_QUARTERS * SECOND, DAY)),
+        Roll(HOUR, (), hours_from(now)),
+        Roll(DAY, (), begin_of(now - KEEP_DAYS * SECOND, DAY)),
     )
+
+
+def hours_from(now: int) -> int:
+    """Return since when hours are kept at ``now``, both in microseconds UTC; before there are only days."""
+    return begin_of(now - KEEP_HOURS * SECOND, DAY)
 
 
 def begin_of(at: int, seconds: int) -> int:

@@ -11,7 +11,20 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.history import KIND
 from aiotaskq.backends.side_rows import Range, SideRow
-from aiotaskq.core.history import DAY, HOUR, MINUTE, QUARTER, Period, Roll, Sums, added_up, begin_of, rolls
+from aiotaskq.core.history import (
+    DAY,
+    HOUR,
+    MINUTE,
+    QUARTER,
+    Period,
+    Roll,
+    Sums,
+    added_up,
+    begin_of,
+    hours_from,
+    rolls,
+    widened,
+)
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import TaskFailed
 from tests.support.backends import Store
@@ -35,7 +48,7 @@ def period(
 
 
 async def everything(backend: Backend) -> list[Period]:
-    return await backend.history.read(0, NOW * 2)
+    return await backend.history.read(0, NOW * 2, hours_from(NOW))
 
 
 async def test_what_is_added_is_read(backend: Backend) -> None:
@@ -62,11 +75,11 @@ async def test_equal_keys_are_summed_and_others_are_not(backend: Backend) -> Non
 async def test_a_range_a_queue_and_a_type_restrict(backend: Backend) -> None:
     minutes = [NOW + minute * 60 * SECOND for minute in range(5)]
     await backend.history.add([period(at, queue=queue, type=type) for at in minutes for queue in "ab" for type in "xy"])
-    assert {p.at for p in await backend.history.read(minutes[1], minutes[3])} == {minutes[1], minutes[2]}
-    found = await backend.history.read(minutes[0], minutes[2], queue="a", type="y")
+    assert {p.at for p in await backend.history.read(minutes[1], minutes[3], 0)} == {minutes[1], minutes[2]}
+    found = await backend.history.read(minutes[0], minutes[2], 0, queue="a", type="y")
     assert [p.key for p in found] == [(at, MINUTE, "a", "y", "completed") for at in minutes[:2]]
-    assert len(await backend.history.read(0, NOW * 2, type="x")) == 10
-    assert await backend.history.read(minutes[1], minutes[1]) == []
+    assert len(await backend.history.read(0, NOW * 2, 0, type="x")) == 10
+    assert await backend.history.read(minutes[1], minutes[1], 0) == []
 
 
 async def test_many_minutes_are_read_in_order(backend: Backend) -> None:
@@ -78,7 +91,7 @@ async def test_many_minutes_are_read_in_order(backend: Backend) -> None:
 async def test_old_periods_are_rolled_into_longer_ones(backend: Backend) -> None:
     minutes = [period(NOW + minute * 60 * SECOND, runs=(minute + 1,)) for minute in range(125)]
     await backend.history.add(minutes)
-    roll = Roll(MINUTE, HOUR, NOW + 2 * HOUR * SECOND)
+    roll = Roll(MINUTE, (HOUR, DAY), NOW + 2 * HOUR * SECOND)
     assert await _roll(backend, roll, 50) == 120
     hours = added_up([*_as_hours(minutes[:120]), *minutes[120:]])
     assert await everything(backend) == hours
@@ -88,8 +101,25 @@ async def test_old_periods_are_rolled_into_longer_ones(backend: Backend) -> None
     assert await _roll(backend, roll, 50) == 1
     hours = added_up([*_as_hours([*minutes[:120], late]), *minutes[120:]])
     assert await everything(backend) == hours
-    assert await _roll(backend, Roll(HOUR, None, NOW + HOUR * SECOND), 50) == 3  # of this hour, one for each roll
+    assert await _roll(backend, Roll(HOUR, (), NOW + HOUR * SECOND), 50) == 3  # of this hour, one for each roll
     assert await everything(backend) == hours[1:]
+
+
+async def test_days_are_the_sums_of_hours_as_long_as_these_are_there_and_after(backend: Backend) -> None:
+    end = NOW + 3 * DAY * SECOND
+    await backend.history.add([period(at, runs=(at % 97,)) for at in range(NOW, end, 2_000 * SECOND)])
+    assert await _roll(backend, Roll(MINUTE, (HOUR, DAY), NOW + DAY * SECOND), 50) == 44
+    await backend.history.add([period(NOW, runs=(77,))])  # by a worker that could not write for days
+    assert await _roll(backend, Roll(MINUTE, (HOUR, DAY), end - DAY * SECOND), 50) == 44
+    hours = await backend.history.read(0, end, NOW)
+    assert {p.seconds for p in hours} == {HOUR, MINUTE} and sum(p.n for p in hours) == 131
+    days = added_up([widened(p, DAY) if p.seconds == HOUR else p for p in hours])
+    assert await backend.history.read(0, end, end) == days
+    await _roll(backend, Roll(HOUR, (), NOW + DAY * SECOND), 50)
+    assert await backend.history.read(0, end, end) == days
+    mixed = await backend.history.read(0, end, NOW + DAY * SECOND)
+    assert added_up([widened(p, DAY) if p.seconds == HOUR else p for p in mixed]) == days
+    assert {p.seconds for p in mixed} == {DAY, HOUR, MINUTE}
 
 
 async def _roll(backend: Backend, roll: Roll, limit: int) -> int:
@@ -114,10 +144,10 @@ async def test_a_row_that_cannot_be_read_is_kept_and_told(backend: Backend, dama
     await backend.side.put(KIND, [SideRow(rows[0].name, damage)])
     with logged("WARNING") as lines:
         assert await everything(backend) == [period(NOW + 60 * SECOND)]
-        assert await _roll(backend, Roll(MINUTE, HOUR, NOW + HOUR * SECOND), 1) == 2
+        assert await _roll(backend, Roll(MINUTE, (HOUR,), NOW + HOUR * SECOND), 1) == 2
     assert rows[0].name in lines[0]
     assert [row.text for row in await backend.side.read(Range(KIND, 0))][1:] == [damage]
-    assert await _roll(backend, Roll(HOUR, None, NOW + 2 * HOUR * SECOND), 50) == 2
+    assert await _roll(backend, Roll(HOUR, (), NOW + 2 * HOUR * SECOND), 50) == 2
     assert await backend.side.read(Range(KIND, 0)) == []
 
 
@@ -143,10 +173,10 @@ async def test_workers_that_write_the_same_minute_lose_nothing(shared_store: Sto
 
     async def roll(backend: Backend) -> None:
         for _ in range(10):
-            await backend.history.roll(Roll(MINUTE, HOUR, NOW), 3)
+            await backend.history.roll(Roll(MINUTE, (HOUR, DAY), NOW), 3)
 
     await asyncio.gather(*(work(backend) for backend in backends for work in (write, write, roll)))
-    while await backends[0].history.roll(Roll(MINUTE, HOUR, NOW), 100):
+    while await backends[0].history.roll(Roll(MINUTE, (HOUR, DAY), NOW), 100):
         pass
     found = await everything(backends[1])
     assert [(p.seconds, p.type, p.n) for p in found] == [(HOUR, "mail", 80), (MINUTE, "b", 80), (MINUTE, "mail", 120)]

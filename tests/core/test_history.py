@@ -22,6 +22,7 @@ from aiotaskq.core.history import (
     count_sorted,
     histogram,
     histogram_text,
+    hours_from,
     percentile,
     rolls,
     widened,
@@ -109,12 +110,13 @@ def test_what_a_period_says_in_seconds() -> None:
 @given(st.integers(100 * DAY * SECOND, 2**60))
 def test_only_whole_longer_periods_are_rolled(now: int) -> None:
     found = rolls(now)
-    wanted = [(MINUTE, QUARTER), (QUARTER, HOUR), (HOUR, DAY), (DAY, None)]
+    wanted = [(MINUTE, (QUARTER,)), (QUARTER, (HOUR, DAY)), (HOUR, ()), (DAY, ())]
     assert [(roll.seconds, roll.into) for roll in found] == wanted
-    kept_for = ((3 * HOUR, QUARTER), (2 * DAY, HOUR), (30 * DAY, DAY), (90 * DAY, DAY))
+    kept_for = ((3 * HOUR, QUARTER), (2 * DAY, DAY), (30 * DAY, DAY), (90 * DAY, DAY))
     for roll, (kept, unit) in zip(found, kept_for, strict=True):
         assert roll.before % (unit * SECOND) == 0
         assert kept * SECOND <= now - roll.before < (kept + unit) * SECOND
+    assert found[2].before == hours_from(now), "hours that are read are not deleted"
 
 
 def test_a_period_is_widened_and_not_narrowed() -> None:

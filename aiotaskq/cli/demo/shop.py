@@ -114,7 +114,7 @@ async def fill(url: str, now: int) -> None:
         register(tq)
         history = tq.queue.backend.history
         for width in WIDTHS:
-            while await history.roll(Roll(width, None, now), 1_000):  # that of an earlier demo
+            while await history.roll(Roll(width, (), now), 1_000):  # that of an earlier demo
                 pass
         await history.add([sums.period(key) for key, sums in _day(now).items()])
         await _poison(tq, past)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 import msgspec
 
 from aiotaskq.core.errors import check_id, check_int, check_key, instant
-from aiotaskq.core.history import HOUR, KEEP_DAYS, MINUTE, Period, added_up, widened
+from aiotaskq.core.history import HOUR, KEEP_DAYS, MINUTE, Period, added_up, hours_from, widened
 from aiotaskq.core.outcome import RETRYABLE, Requeued
 from aiotaskq.core.status import FINAL, Status, StatusName
 from aiotaskq.core.steps import EventValue, Step
@@ -343,7 +343,7 @@ class Operations(ABC, Generic[Retried_co]):
         begin = now - HOUR * SECOND if since is None else instant("since", since)
         if step is not None:
             check_int("step", step, 1, KEEP_DAYS)
-        found = await self._operated.backend.history.read(begin, end, queue=queue, type=type)
+        found = await self._operated.backend.history.read(begin, end, hours_from(now), queue=queue, type=type)
         return found if step is None else added_up([widened(period, step) for period in found])
 
     async def stats(self) -> Stats:

@@ -16,7 +16,7 @@ import msgspec
 from aiotaskq.backends.history import Part, parts
 from aiotaskq.core.alerts import LEAST_RUNS
 from aiotaskq.core.cron import local_timezone
-from aiotaskq.core.history import DAY, HOUR, KINDS, MINUTE, QUARTER, added_histograms, begin_of, percentile
+from aiotaskq.core.history import DAY, HOUR, KINDS, MINUTE, QUARTER, added_histograms, begin_of, hours_from, percentile
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.usage import Usage, summed
 from aiotaskq.web.dashboard.charts import Chart, bars, lines
@@ -109,6 +109,8 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the counts are split by ``queue`` or by ``type``."""
     deploys: list[tuple[int, str]] = []
     """When which version of the application first started, in microseconds UTC."""
+    types: list[TypeSums] = []
+    """Of one queue: the sums of each type, by name."""
 
     @property
     def empty(self) -> bool:
@@ -193,21 +195,19 @@ class Past:
         async def read() -> Activity:
             now, periods = await self._read(found, queue=queue, type=type)
             made = await asyncio.to_thread(_activity, found, now, periods, self._zone, split)
-            return msgspec.structs.replace(made, deploys=await deploys(self._tq, made.begin))
+            types = await asyncio.to_thread(_types, found, now, periods) if queue else []
+            return msgspec.structs.replace(made, types=types, deploys=await deploys(self._tq, made.begin))
 
         return await self._kept.get(("activity", found.name, queue, type, split), found.kept, read)
 
-    async def types(self, span: str | None, *, queue: str | None = None) -> list[TypeSums]:
+    async def types(self, span: str | None) -> list[TypeSums]:
         """Return the sums of each task type in a span of time, by name."""
         found = span_of(span)
 
         async def read() -> list[TypeSums]:
-            now, periods = await self._read(found, queue=queue)
-            begin = _begin(found, now)
-            minutes = max(1.0, (now - begin) / SECOND / MINUTE)
-            return await asyncio.to_thread(_types, begin, minutes, periods)
+            return await asyncio.to_thread(_types, found, *await self._read(found))
 
-        return await self._kept.get(("types", found.name, queue), found.kept, read)
+        return await self._kept.get(("types", found.name), found.kept, read)
 
     async def queues(self) -> dict[str, QueueHour]:
         """Return what became of the tasks of each queue in the last hour, by name."""
@@ -246,15 +246,19 @@ class Past:
         async def read() -> tuple[int, list[Part]]:
             now = self._tq.queue.clock.now()
             since = _begin(span, now) - (span.seconds * SECOND if span.before else 0)
-            return now, await self._parts(since, queue, None if type is None else (type,))
+            return now, await self._parts(since, queue, None if type is None else (type,), days=span.step == DAY)
 
         if span.seconds > HOUR or queue or type:  # what is added up is kept
             return await read()
         return await self._kept.get("periods", span.kept, read)
 
-    async def _parts(self, since: int, queue: str | None = None, types: Collection[str] | None = None) -> list[Part]:
-        until = self._tq.queue.clock.now() + MINUTE * SECOND
-        rows = await self._tq.queue.backend.history.rows(since, until)
+    async def _parts(
+        self, since: int, queue: str | None = None, types: Collection[str] | None = None, days: bool = False
+    ) -> list[Part]:
+        """Read the periods since then; with ``days``, days and no hours where there are both."""
+        now = self._tq.queue.clock.now()
+        until = now + MINUTE * SECOND
+        rows = await self._tq.queue.backend.history.rows(since, until, until if days else hours_from(now))
         return await asyncio.to_thread(parts, rows, queue, types)
 
 
@@ -302,8 +306,9 @@ def _activity(span: Span, now: int, periods: Collection[Part], zone: str, by: st
             points[place].append(period)
     found = [_sums(point) for point in points]
     whole = [sum(map(Counter, each), Counter[Any]()) for each in zip(*found, strict=True)]
-    names = sorted(name for name, _ in _count(within, operator.attrgetter(by)).most_common(PARTS)) if by else []
-    parts = [_parts(point, by, names) for point in points]
+    parts = [_count(point, operator.attrgetter(by)) if by else Counter[str]() for point in points]
+    whole_parts = sum(parts, Counter[str]())
+    names = sorted(name for name, _ in whole_parts.most_common(PARTS))
     before: list[int] = []
     if span.before:
         shifted = begin - span.seconds * SECOND
@@ -313,8 +318,10 @@ def _activity(span: Span, now: int, periods: Collection[Part], zone: str, by: st
         span=span.name,
         begin=begin,
         step=step,
-        points=[_point(begin + place * step * SECOND, each, parts[place]) for place, each in enumerate(found)],
-        total=_point(begin, whole, _parts(within, by, names)),
+        points=[
+            _point(begin + place * step * SECOND, each, _parts(parts[place], names)) for place, each in enumerate(found)
+        ],
+        total=_point(begin, whole, _parts(whole_parts, names)),
         zone=zone,
         usage=usage,
         before=before,
@@ -346,16 +353,15 @@ def _count(periods: Iterable[Part], key: Callable[[Part], T]) -> Counter[T]:
     return found
 
 
-def _parts(periods: Iterable[Part], by: str, names: Collection[str]) -> dict[str, int]:
-    """Return how many completed or failed by these names, in their order; the others have the last one."""
-    if not by:
-        return {}
-    counts = _count(periods, operator.attrgetter(by))
+def _parts(counts: Counter[str], names: Collection[str]) -> dict[str, int]:
+    """Return the counts of these names, in their order; the others have the last one."""
     found = {name: counts.pop(name, 0) for name in names}
     return found | ({OTHERS: counts.total()} if counts else {})
 
 
-def _types(begin: int, minutes: float, periods: Iterable[Part]) -> list[TypeSums]:
+def _types(span: Span, now: int, periods: Iterable[Part]) -> list[TypeSums]:
+    begin = _begin(span, now)
+    minutes = max(1.0, (now - begin) / SECOND / MINUTE)
     by_type: dict[str, list[Part]] = {}
     for period in periods:
         if period.at >= begin:

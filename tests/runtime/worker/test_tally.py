@@ -52,7 +52,7 @@ def ended(task: Task, outcome: Outcome | None = None) -> tuple[Task, Outcome, Ta
 
 async def written(tally: Tally, backend: MemoryBackend) -> dict[tuple[str, str, str], Period]:
     await tally.write()
-    found = await backend.history.read(0, 2**62)
+    found = await backend.history.read(0, 2**62, 0)
     return {(period.type, period.queue, period.kind): period for period in found}
 
 
@@ -77,7 +77,7 @@ async def test_completed_tasks_are_summed_by_type_queue_and_minute(
         if not together:
             tally.collect()
     await tally.write()
-    found = {(p.type, p.queue, p.at): p for p in await backend.history.read(0, 2**62)}
+    found = {(p.type, p.queue, p.at): p for p in await backend.history.read(0, 2**62, 0)}
     assert {key: period.n for key, period in found.items()} == {
         ("a", "default", START): 59,
         ("b", "default", START): 1,

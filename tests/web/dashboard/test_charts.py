@@ -11,10 +11,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.side_rows import SideRow
-from aiotaskq.core.history import MINUTE, Period, Sums, added_histograms, begin_of, histogram, percentile
+from aiotaskq.core.history import DAY, HOUR, MINUTE, Period, Sums, added_histograms, begin_of, histogram, percentile
 from aiotaskq.core.task import SECOND
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.web.dashboard.charts import (
@@ -238,9 +239,24 @@ async def test_points_are_sums_of_the_history(tq: TaskQ) -> None:
     assert one.total.counts == {"failed": 1}
     none = await past.activity("1h", queue="elsewhere")
     assert none.empty and none.chart("counts").paths == {"completed": "", "failed": ""} and none.total.run.p50 is None
+    assert [(row.name, row.ended) for row in (await past.activity("24h", queue="default")).types] == [
+        ("greet", 10),
+        ("other", 1),
+    ]
+    assert day.types == []
     rows = await past.types("24h")
     assert [(row.name, row.ended, row.share) for row in rows] == [("greet", 10, 0.0), ("other", 1, 1.0)]
     assert [(row.name, row.ended) for row in await past.types("1h")] == [("greet", 3), ("other", 1)]
+
+
+async def test_a_quarter_of_a_year_is_read_as_days_where_hours_are_there_too(tq: TaskQ) -> None:
+    at = begin_of(tq.queue.clock.now(), DAY) - 5 * DAY * SECOND
+    hour, day = (replace(period(at, runs=runs), seconds=seconds) for runs, seconds in ((3, HOUR), (4, DAY)))
+    await tq.queue.backend.history.add([hour, day, period(tq.queue.clock.now())])
+    past = Past(tq)
+    assert (await past.activity("7d")).total.counts == {"completed": 4}
+    assert (await past.activity("90d")).total.counts == {"completed": 5}
+    assert [row.ended for row in await past.types("90d")] == [5]
 
 
 async def test_counts_are_split_by_queue_or_type_and_the_smallest_are_one_part(tq: TaskQ) -> None:
@@ -297,10 +313,10 @@ async def test_what_was_read_is_shared_for_some_seconds_and_bounded(tq: TaskQ, m
     history = tq.queue.backend.history
     read = history.rows
 
-    async def counted(since: int, until: int) -> list[SideRow]:
+    async def counted(since: int, until: int, hours: int) -> list[SideRow]:
         nonlocal reads
         reads += 1
-        return await read(since, until)
+        return await read(since, until, hours)
 
     monkeypatch.setattr(history, "rows", counted)
     now = tq.queue.clock.now()

@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from aiotaskq import TaskQ
 from aiotaskq.core.gate import GateChange
-from aiotaskq.core.history import KEEP_DAYS, Period, Sums, rolls
+from aiotaskq.core.history import DAY, HOUR, KEEP_DAYS, Period, Sums, rolls, widened
 from aiotaskq.core.task import SECOND
 from aiotaskq.web.dashboard.site import MENU, Dashboard
 from tests.backends.sql.plans import analyze, fill, start
@@ -58,10 +58,15 @@ async def full(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 async def write_history(tq: TaskQ) -> None:
     """Write what workers would have, had the tasks of all types ended evenly over the days for which it is kept."""
     chance, end = random.Random(0), tq.queue.clock.now()
+    days: list[Period] = []
     for roll in rolls(end):
         for at in range(roll.before, end, roll.seconds * SECOND):
-            await tq.queue.backend.history.add(periods(at, roll.seconds, chance))
+            made = periods(at, roll.seconds, chance)
+            await tq.queue.backend.history.add(made)
+            if roll.seconds == HOUR:
+                days += [widened(period, DAY) for period in made]
         end = roll.before
+    await tq.queue.backend.history.add(days)
 
 
 def periods(at: int, seconds: int, chance: random.Random) -> list[Period]:

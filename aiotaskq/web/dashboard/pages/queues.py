@@ -42,6 +42,7 @@ async def queue(view: View) -> dict[str, Any]:
     alive = None if registry is None else [each for each in await registry.all() if each.lease_until > view.now]
     claiming = [each for each in alive or () if each.claims_from(name)]
     claiming.sort(key=lambda each: (-each.busy, each.started_at, each.owner))
+    activity = await view.shared.past.activity(view.text("span"), queue=name, by=view.text("by"))
     return {
         "queue": row,
         "approximate": counted.approximate,
@@ -49,8 +50,8 @@ async def queue(view: View) -> dict[str, Any]:
         "later": max(0, row.counts["pending"] - ready),
         "workers": None if alive is None else len(claiming),
         "claiming": [worker_view(each) for each in claiming[:LOOKED_AT]],
-        "activity": await view.shared.past.activity(view.text("span"), queue=name, by=view.text("by")),
-        "types": await view.shared.past.types(view.text("span"), queue=name),
+        "activity": activity,
+        "types": activity.types,
         "changes": await operated_on(view, name, ("queues",)),
     }
 
