@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from aiotaskq import Limit, TaskQ, Workflow, group, sleep_for, step, wait_event
 from aiotaskq.app.handle import TaskCall
@@ -19,7 +20,7 @@ from aiotaskq.errors import TaskConflict
 from aiotaskq.operations.task_views import AttemptView
 from aiotaskq.runtime.queue.bulk import run_now
 from aiotaskq.web.dashboard.attention import MOST, unknown_notices
-from aiotaskq.web.dashboard.pages.tasks import timeline
+from aiotaskq.web.dashboard.pages.tasks import NARROWEST, timeline, to_scale
 from aiotaskq.web.dashboard.words import Words
 from tests.support.machine import within
 from tests.support.rows import worker_info
@@ -433,3 +434,34 @@ def test_a_timeline_is_in_the_order_of_time() -> None:
     assert [each["now"] for each in found] == [True] + [False] * 7, "a wait whose event has come is over"
     assert [each["timed_out"] for each in found][:3] == [False, True, False]
     assert {each["value"] for each in found} == {None} and {each["until"] for each in found} == {None}
+
+
+def test_the_runs_of_a_task_are_drawn_to_scale_from_its_push() -> None:
+    second = 1_750_000_000
+    pushed = second * SECOND + 250_000
+    task = Task(task_id="a", type="t", status=Status.FAILED, created_at=second, seq=pushed)
+
+    def drawn(*runs: tuple[int, float, float | None], status: Status = Status.FAILED, now: float = 100) -> Any:
+        attempts = tuple(
+            Attempt(
+                number=number,
+                began_at=pushed + round(began * SECOND),
+                ended_at=None if ended is None else pushed + round(ended * SECOND),
+                outcome="lost" if ended is None else "failed",
+            )
+            for number, began, ended in runs
+        )
+        return to_scale(replace(task, attempts=attempts, status=status), pushed + round(now * SECOND))
+
+    assert drawn() is None
+    found = drawn((1, 2, 4), (2, 6, 10))
+    assert [(each["place"], each["width"], each["seconds"]) for each in found["runs"]] == [(200, 200, 2), (600, 400, 4)]
+    assert (found["waited"], found["ran"]) == (4, 6)
+    waits = drawn((1, 2, 4), status=Status.PENDING, now=20)
+    assert [(each["place"], each["width"]) for each in waits["runs"]] == [(100, 100)] and waits["waited"] == 18
+    lost = drawn((1, 0, None), (2, 5, 10))
+    assert [each["seconds"] for each in lost["runs"]] == [5, 5], "it ended before the next run at the latest"
+    assert drawn((7, 2, 4), (8, 4, 6))["waited"] == 0, "when it was pushed says nothing of the runs that are known"
+    short = drawn((1, 0, 90), (2, 100, 100))["runs"]
+    assert (short[1]["width"], short[1]["place"]) == (NARROWEST, 1_000 - NARROWEST)
+    assert drawn((1, 0, 0))["ran"] == 0, "no time at all"

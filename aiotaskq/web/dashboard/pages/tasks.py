@@ -246,6 +246,7 @@ async def task(view: View) -> dict[str, Any]:
         "task": shown,
         "chips": chips(found.tags),
         "moments": timeline(found, attempts, steps, view.show_args, changes),
+        "scale": to_scale(found, view.now),
         "ran": attempts[-1].number if attempts else 0,
         "runs": await _run(view, found),
         "debounced": debounced(view.handlers, found),
@@ -358,6 +359,36 @@ def timeline(
         )
         found.append((step.at, 1 + step.n, moment))
     return [moment for _, _, moment in sorted(found, key=lambda each: each[:2], reverse=True)]
+
+
+NARROWEST = 4.0
+"""Thousandths of the axis that a run takes at least."""
+
+
+def to_scale(task: Task, now: int) -> dict[str, Any] | None:
+    """Return the runs of a task on one axis, from its push to its end, or until now; None before the first run.
+
+    Each run has its place and its width in thousandths. ``ran`` and ``waited`` are seconds in all; where the oldest
+    attempts were dropped, the axis begins with the first one that is known.
+    """
+    runs = [(each.began_at, each) for each in attempts_of(task) if each.began_at is not None]
+    if not runs:
+        return None
+    (begin, first), (_, last) = runs[0], runs[-1]
+    if first.number == 1:  # its push is stored in whole seconds, its place in the order in microseconds
+        pushed = task.created_at * SECOND
+        begin = min(begin, max(pushed, min(task.seq, pushed + SECOND - 1)))
+    end = max(last.ended_at if task.final and last.ended_at is not None else now, begin + 1)
+    stops = [at for at, _ in runs[1:]] + [end]
+    found, ran = list[dict[str, Any]](), 0.0
+    for (at, each), stop in zip(runs, stops, strict=True):
+        seconds = max(0, (stop if each.ended_at is None else each.ended_at) - at) / SECOND
+        width = max(NARROWEST, 1_000 * seconds * SECOND / (end - begin))
+        place = min(1_000 * (at - begin) / (end - begin), 1_000 - width)
+        outcome = each.outcome or "running"
+        found.append({"number": each.number, "outcome": outcome, "place": place, "width": width, "seconds": seconds})
+        ran += seconds
+    return {"runs": found, "ran": ran, "waited": max(0.0, (end - begin) / SECOND - ran)}
 
 
 def _instant(text: str | None) -> int:
