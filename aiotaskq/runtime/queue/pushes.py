@@ -102,7 +102,7 @@ class Pushes:
         self.capacity = Capacity(self.waiters, self.hooks, maxsize, when_full, self.told)
         suspends = backend.suspends or self.capacity.maxsize
         self._direct = None if suspends else cast("MemoryBackend", backend)
-        self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=backend.shared != "host")
+        self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=True)
         self._updates: Batcher[Change, bool] = Batcher(backend.update)
         self._update = self._updates.add if backend.suspends else backend.update
         self._reads: Batcher[str, Task | None] = Batcher(backend.get)

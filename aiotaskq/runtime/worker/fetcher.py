@@ -70,7 +70,8 @@ class Fetcher(Poller):
         self._paused: set[str] = set()  # the reasons for which it is
         self._in_round = False
         self._stopped = False
-        self._reserved = 0  # slots for which a push under way may claim
+        self._pushing = 0  # pushes under way that write outcomes and claim
+        self._reserved = 0  # slots for which they may claim
         self._missed = False  # whether a round has left out reserved slots, which may stay free
         self._hinted = False
         self._lull = False
@@ -83,7 +84,7 @@ class Fetcher(Poller):
     @property
     def busy(self) -> bool:
         """Whether an outcome is to be written, or a round or a push is under way, which may bring tasks."""
-        return self._in_round or self._reserved > 0 or self.unwritten > 0
+        return self._in_round or self._pushing > 0 or self.unwritten > 0
 
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
@@ -236,7 +237,7 @@ class Fetcher(Poller):
         """Have the outcome of a task written; called on the loop."""
         self.unwritten += 1
         # Later ones are written with it; and what comes during a push by the next push, or by the round after this one.
-        if not self._outbox and not self._reserved:
+        if not self._outbox and not self._pushing:
             super().wake()
         self._outbox.append((task, outcome))
 
@@ -268,8 +269,8 @@ class Fetcher(Poller):
 
     @property
     def wants(self) -> bool:
-        """Whether slots are free, and no round is under way that could fill them."""
-        return not self._in_round and self._free > 0 and self.here and self._room(True) > 0
+        """Whether slots are free; a round under way may fill them."""
+        return self._free > 0 and self.here and self._room(True) > 0
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         """Push tasks, write outcomes, and claim for the free slots, in one transaction."""
@@ -280,7 +281,9 @@ class Fetcher(Poller):
         return await self._claim_with(self._backend.fire_and_claim, changes)
 
     async def _claim_with(self, verb: Callable[..., Coroutine[Any, Any, Pushed[R]]], what: Any) -> list[R]:
-        room, now = self._room(True), self._clock.now()
+        # A round under way claims for the free slots. The one after it leaves them to the push that follows this one.
+        room, now = 0 if self._in_round else self._room(True), self._clock.now()
+        self._pushing += 1
         self._reserved += room
         claim = self._heartbeat.begin_claim()
         ended, self._outbox = ([], self._outbox) if self._left_to_round else (self._outbox, [])
@@ -319,14 +322,18 @@ class Fetcher(Poller):
             if not ended or isinstance(error, DatabaseUnavailable) or not isinstance(error, Exception):
                 raise
             return await self._claim_with(verb, what)  # the error of an outcome must not fail the push
+        # The caller's next push may claim for the slots that this one has left.
+        self._reserved -= room - len(claimed)
+        room = len(claimed)
         # Later, so that listeners hear of each push before they hear of its start.
         asyncio.get_running_loop().call_soon(take, held, claimed, context=self._context)
         return stored
 
     def _unreserve(self, room: int, claim: int) -> None:
         self._heartbeat.end_claim(claim)
+        self._pushing -= 1
         self._reserved -= room
-        if self._missed or self._outbox:
+        if self._left_to_round or (not self._pushing and (self._missed or self._outbox)):
             self._missed = False
             super().wake()
         self._worker.look_idle()
@@ -353,6 +360,9 @@ class Fetcher(Poller):
             self._give_back_surplus()
             if self._outbox:
                 await self._while_quick()
+        if self._pushing and not self._left_to_round:
+            self._missed = True
+            return self._pause()  # the push writes and claims; a round beside it would be one more commit
         ended, self._outbox, self._left_to_round = self._outbox, [], False
         self._missed = self._reserved > 0
         hinted, self._hinted = self._hinted, self._hinted and self._missed  # kept for the claim that gets the room

@@ -17,7 +17,7 @@ import pytest
 
 from aiotaskq import Rate, TaskQ
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.listeners import TAKEN
+from aiotaskq.backends.listeners import READY, TAKEN
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task, new_task
@@ -100,6 +100,37 @@ async def test_a_schedule_brings_its_task_to_a_free_slot(tmp_path: Path) -> None
         await eventually(lambda: len(calls) == 4)
         assert counted.calls == {"fire_and_claim": 1}, "no claim of its own"
     assert calls == ["pushed", "fired", "started", "completed"]
+
+
+async def test_the_pushes_of_one_producer_need_no_other_transaction(tmp_path: Path) -> None:
+    """Each writes what came of the tasks before it, and claims, also once a round was under way beside one of them."""
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+    backend = tq.queue.backend
+    real, begun, go = backend.claim, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*args: Any, **options: Any) -> Any:
+        begun.set()
+        await go.wait()
+        return await real(*args, **options)
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq.running(concurrency=10, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)  # its first rounds, which find nothing
+        counted = Counted(backend, "push", "push_and_claim", "exchange")
+        backend.claim = slowly  # type: ignore[method-assign]
+        backend.listeners.notify(READY)
+        async with asyncio.timeout(within(30)):
+            await begun.wait()
+        handles = [await work.push()]
+        go.set()
+        handles += [await work.push() for _ in range(39)]
+        for handle in handles:
+            assert await handle.result(within(30)) is None
+    assert counted.calls["push_and_claim"] == 40
+    assert counted.calls.total() < 60, counted.calls
 
 
 async def test_tasks_beyond_the_slots_wait(tmp_path: Path) -> None:
@@ -361,7 +392,7 @@ async def test_an_outcome_that_a_push_could_not_write_is_left_to_a_round(tmp_pat
     @tq.task
     async def work() -> None: ...
 
-    async with tq.running(concurrency=1, scheduler=False):
+    async with tq.running(concurrency=2, scheduler=False):
         await until_counts(tq, running=0)
         await asyncio.sleep(0.1)  # its first rounds, which find nothing
         handle = await work.push()
