@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from aiotaskq.backends.blobs import encoded_by
 from aiotaskq.backends.flow.groups import edges_of, end_of, push_within, read_parents, tie, to_groups
 from aiotaskq.backends.flow.transaction import rewrite
 from aiotaskq.backends.side_rows import AFTER
+from aiotaskq.core.coded import encoded_all
 from aiotaskq.core.errors import NotFound
 from aiotaskq.core.groups import after_own_parents, callback_id, own_rules
 from aiotaskq.core.status import PENDING, Status
@@ -25,6 +27,7 @@ from aiotaskq.core.task import Task
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
     from aiotaskq.backends.flow.transaction import Store, Transaction
+    from aiotaskq.core.codec import Codec
 
 Edges = Mapping[str, Mapping[str, str]]
 """By child and parent, the end of the parent that the child knows of: see ``edges_of``."""
@@ -117,6 +120,9 @@ def _parents(tx: Transaction, after: str) -> Sequence[str]:
 class After:
     """The tasks of one store that were pushed after others."""
 
+    codec: Codec | None = None
+    """That of the store."""
+
     def __init__(self, store: Store) -> None:
         self._store = store
 
@@ -133,9 +139,12 @@ class After:
         What a parent that has ended means for its child is done in the same transaction. Raises NotFound, before
         anything is written, for a parent that does not exist.
         """
+        sent = await encoded_by(self.codec, functools.partial(encoded_all, tasks), session is not None)
         if session is not None:
-            return await self._store.transact_with(session, lambda tx: push(tx, tasks, now, room), committed)
-        return await self._store.transact(lambda tx: push(tx, tasks, now, room), repeatable=True)
+            stored = await self._store.transact_with(session, lambda tx: push(tx, sent, now, room), committed)
+        else:
+            stored = await self._store.transact(lambda tx: push(tx, sent, now, room), repeatable=True)
+        return [task if row is each else row for task, each, row in zip(tasks, sent, stored, strict=True)]
 
     async def follow(self, parents: Sequence[str], now: int) -> dict[str, str]:
         """Let the children of those of these parents go on, or end, that have ended or are gone; ``now`` as elsewhere.

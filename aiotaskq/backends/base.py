@@ -167,7 +167,8 @@ class Backend(ABC):
 
     def coded_by(self, codec: Codec | None) -> Self:
         """Set the codec, before the first use, and return this backend."""
-        self.codec = self.groups.codec = self.notes.codec = self.steps.codec = self.schedules.codec = codec
+        self.codec = self.groups.codec = self.after.codec = codec
+        self.notes.codec = self.steps.codec = self.schedules.codec = codec
         return self
 
     def another(self, patience: float | None = None) -> Backend:

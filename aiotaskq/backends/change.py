@@ -155,6 +155,4 @@ def encoded_change(change: Change, codec: Codec) -> Change:
     if before.attempts and change.after.attempts is before.attempts and "attempts" in texts:
         # With the same text, or it would look like another one and be written.
         before = replace(before, attempts=(), coded={**(before.coded or {}), "attempts": texts["attempts"]})
-    # Those with tags are encoded when they are pushed: their tags are stored as they are.
-    then = tuple(task if task.tags else encoded(task, codec) for task in change.then)
-    return replace(change, before=before, after=after, then=then)
+    return replace(change, before=before, after=after, then=tuple(encoded(task, codec) for task in change.then))

@@ -15,11 +15,10 @@ import msgspec
 from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange
 from aiotaskq.backends.blobs import BlobCodec, encoded_by
 from aiotaskq.backends.change import encoded_changes
-from aiotaskq.backends.flow.groups import push_within
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import COLUMNS, decoded, encoded_all, lazy, to_stored
 from aiotaskq.core.conversion import MAX_RESULT
-from aiotaskq.core.task import Task, TaskFilter, any_tags
+from aiotaskq.core.task import Task, TaskFilter
 
 
 class CodedBackend(Backend):
@@ -39,7 +38,7 @@ class CodedBackend(Backend):
             super().coded_by(codec)
         else:
             super().coded_by(codec.inner)
-            self.codec = self.groups.codec = codec.of(self.side)
+            self.codec = self.groups.codec = self.after.codec = codec.of(self.side)
             self.max_params = MAX_RESULT
         return self
 
@@ -57,9 +56,6 @@ class CodedBackend(Backend):
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         sent = await self._encoded(tasks)
-        if any_tags(tasks):  # which are stored as they are
-            stored = await self.store.transact(lambda tx: push_within(tx, sent, room), repeatable=True)
-            return self._pushed(stored, sent, tasks)
         return self._pushed(await self._store.push(sent, room), sent, tasks)
 
     async def push_with(

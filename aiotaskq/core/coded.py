@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from aiotaskq.core.errors import NotSupported, ValidationError
 from aiotaskq.core.status import COMPLETED
+from aiotaskq.core.tags import TAGS, with_tags
 from aiotaskq.core.task import UNREAD, Attempt, Task, is_unread
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ def plain_text(text: str, codec: Codec | None) -> tuple[str, str | None]:
 def encoded(task: Task, codec: Codec, names: Iterable[str] = COLUMNS) -> Task:
     """Return the task with the texts of these columns in ``coded`` and not in their fields.
 
-    A column that the codec leaves as it is stays in its field, and so does an empty one except params. A task that was
-    encoded before is returned as it is.
+    A column that the codec leaves as it is stays in its field, and so does an empty one except params. ``extra`` keeps
+    the tags, which are stored beside the row as they are. A task that was encoded before is returned as it is.
     """
     coded = dict(task.coded or ())
     fields: dict[str, Any] = {}
@@ -140,10 +141,12 @@ def encoded(task: Task, codec: Codec, names: Iterable[str] = COLUMNS) -> Task:
         value = getattr(task, name)
         if value is None or (name != "result" and not value and (name != "params" or name in coded)):
             continue
+        if name == "extra" and name in coded and value.keys() <= {TAGS}:
+            continue
         stored = to_stored(_encode(value), codec)
         if stored.startswith(_PREFIX):
             coded[name] = stored.decode()
-            fields[name] = copy.copy(getattr(_EMPTY, name))
+            fields[name] = with_tags({}, task.tags) if name == "extra" else copy.copy(getattr(_EMPTY, name))
     return replace(task, **fields, coded=coded) if fields else task
 
 

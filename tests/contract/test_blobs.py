@@ -161,7 +161,27 @@ async def test_groups_callbacks_and_parents(place: Place) -> None:
     async with tq.running(concurrency=2), asyncio.timeout(within(60)):
         handle = await tq.start(group([more.call(text=TEXT), part.call(text=TEXT)], then=total.call(text=TEXT)))
         assert await handle.result() == [len(TEXT), len(TEXT), len(TEXT) + 1, len(TEXT) + 1]
-        assert [len(each.result) for each in await tq.queue.groups.outcomes(handle.group_id)][:1] == [len(TEXT)]
+        callback = await handle.callback()
+        assert callback is not None
+        members = await tq.queue.groups.outcomes_for(await callback.task())
+        assert [len(each.result) for each in members][:1] == [len(TEXT)]
+
+
+async def test_tasks_with_tags_and_parents_of_their_own(place: Place) -> None:
+    tq = place.tq()
+
+    @tq.task
+    async def size(text: str) -> int:
+        return len(text)
+
+    async with tq.running(concurrency=1), asyncio.timeout(within(60)):
+        first = await size.options(delay=3600, tags={"order": "17"}).push(text=TEXT)
+        second = await size.options(after=[first], tags={"order": "17"}).push(text=TEXT)
+        assert place.files
+        found = await tq.find(tags={"order": "17"})
+        assert [row.task_id for row in found] == [second.task_id, first.task_id]
+        await tq.edit(first.task_id, delay=0)
+        assert await second.result() == len(TEXT)
 
 
 async def test_a_session_pushes_them(place: Place, sql_store: Store) -> None:

@@ -470,10 +470,10 @@ def push(tx: Transaction, tasks: Sequence[Task], refused: bool = True) -> list[T
     sent = tasks if codec is None else [encoded(task, codec) for task in tasks]
     bounded = refused and not tx.check_push(sent)
     stored = list(tx.insert(sent))
-    # Of a callback, which its group has encoded, the tags are read.
-    plain = tasks if codec is None else [decoded(task, lazy(codec)) if task.coded else task for task in tasks]
-    if any_tags(plain):
-        tx.tag([task for task, new, row in zip(plain, sent, stored, strict=True) if row is new])
+    # A callback was encoded with its group, and stored without what shows its tags.
+    shown = sent if codec is None else [task if task.tags else decoded(task, lazy(codec)) for task in sent]
+    if any_tags(shown):
+        tx.tag([task for task, new, row in zip(shown, sent, stored, strict=True) if row is new])
     tx.touched.wakes = True
     tx.touched.pushed([new for new, row in zip(sent, stored, strict=True) if row is new], bounded)
     if codec is None:
