@@ -27,6 +27,7 @@ from aiotaskq.core.task import Task
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
     from aiotaskq.backends.flow.transaction import Store, Transaction
+    from aiotaskq.backends.side_rows import SideRow
     from aiotaskq.core.codec import Codec
 
 Edges = Mapping[str, Mapping[str, str]]
@@ -117,6 +118,14 @@ def _parents(tx: Transaction, after: str) -> Sequence[str]:
     return tx.side.owners(AFTER, PAGE, after=after)
 
 
+def _rows(tx: Transaction, owners: Sequence[str]) -> Sequence[SideRow]:
+    return tx.side.of(AFTER, owners)
+
+
+def _put(tx: Transaction, rows: Sequence[SideRow]) -> None:
+    tx.side.put(AFTER, rows)
+
+
 class After:
     """The tasks of one store that were pushed after others."""
 
@@ -171,3 +180,11 @@ class After:
             awaited |= await self.follow(ids, now)
             last = ids[-1]
         return awaited
+
+    async def copy_to(self, target: After) -> None:
+        """Write to another store what waits here, once the tasks are copied."""
+        last = ""
+        while ids := await self._store.look(functools.partial(_parents, after=last)):
+            rows = await self._store.look(functools.partial(_rows, owners=ids))
+            await target._store.transact(functools.partial(_put, rows=rows), repeatable=True)
+            last = ids[-1]

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
+from aiotaskq import TaskQ, injected
+from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change, Room
+from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.groups import CANCEL, FAIL, RULES, RUN, callback_id, waiting
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Outcome, Requeued, Rerun, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.errors import NotFound, QueueFull
+from aiotaskq.runtime.copy import copy
+from aiotaskq.types import TaskHandle
 from tests.contract.test_groups import BROKEN, LATER, claimed, outline, pushed, settled
 from tests.support.backends import Store
 from tests.support.gated import gated
+from tests.support.machine import within
 from tests.support.rows import NOW, new, read
+from tests.support.waiting import eventually
 
 
 def child(parents: dict[str, str], **fields: object) -> Task:
@@ -328,3 +337,87 @@ async def test_parents_and_children_in_any_order(store: Store, seed: int) -> Non
         bad = {rule for key, rule in each if ends[key] is not Status.COMPLETED and rule != RUN}
         words = {CANCEL: Status.CANCELLED, FAIL: Status.FAILED}
         assert row.status in ({words[rule] for rule in bad} if bad else {Status.PENDING})
+
+
+async def test_a_copy_of_a_store_waits_for_the_same_ends(backend: Backend) -> None:
+    one, two = await running(backend, 2)
+    task = await put(backend, {one.task_id: CANCEL, two.task_id: CANCEL})
+    await settled(backend, one)
+    await follow(backend)
+    target = connect("memory://")
+    await copy(backend, target, LATER, running=True)
+    assert await target.purge(TaskFilter(status=(Status.COMPLETED,)), 9) == 1
+    assert await follow(target) == {two.task_id: two.task_id}
+    await settled(target, *await claimed(target))
+    await follow(target)
+    assert [started.task_id for started in await claimed(target)] == [task.task_id]
+
+
+# ---- who notices an end ----------------------------------------------------------------------------------------------
+
+
+def application(store: Store, **options: Any) -> tuple[TaskQ, asyncio.Event, Any, Any]:
+    tq, free = TaskQ(store.url, **options), asyncio.Event()
+
+    @tq.task
+    async def first() -> int:
+        await free.wait()
+        return 1
+
+    @tq.task
+    async def then(results: list[int] = injected()) -> list[int]:
+        return results
+
+    return tq, free, first, then
+
+
+@pytest.mark.stores("sqlite", "postgresql", "mysql", "redis")
+async def test_the_process_that_pushed_notices_the_end_at_once(store: Store) -> None:
+    tq, free, first, then = application(store, reap_interval=600)
+    async with tq.running():
+        parent = await first.push()
+        await eventually(lambda: is_running(parent))
+        child = await then.options(after=parent).push()
+        free.set()
+        assert await child.result(within(10)) == [1]
+
+
+@pytest.mark.stores("sqlite", "postgresql", "mysql", "redis")
+@pytest.mark.parametrize("hints", [True, False])
+async def test_a_worker_notices_the_end_when_the_process_that_pushed_is_gone(store: Store, hints: bool) -> None:
+    """By a hint, where the server has a channel for that; and by the reaper, where the hint was lost."""
+    if hints and store.name.partition("_")[0] not in ("postgresql", "redis"):
+        pytest.skip("its hints have no names")
+    tq, free, first, _ = application(store, reap_interval=600 if hints else 0.2)
+    pusher, _, _, then = application(store)
+    async with tq.running():
+        parent = await first.push()
+        await eventually(lambda: is_running(parent))
+        if not hints:
+            await tq.queue.after_sweep.stop()
+        async with pusher:
+            child = await then.options(after=parent.task_id).push()
+        free.set()
+        assert await tq.handle(child.task_id).result(within(10)) == [1]
+
+
+async def is_running(handle: TaskHandle[Any]) -> bool:
+    return await handle.status() is Status.RUNNING
+
+
+@pytest.mark.parametrize("ends", ["before the commit", "after the commit"])
+async def test_a_child_of_a_callers_transaction_waits_from_its_commit_on(sql_store: Store, ends: str) -> None:
+    tq, free, first, then = application(sql_store, reap_interval=600)
+    engine = create_async_engine(parse_url(sql_store.url))
+    async with tq.running():
+        parent = await first.push()
+        await eventually(lambda: is_running(parent))
+        async with AsyncSession(engine) as session:
+            child = await then.options(after=parent, session=session).push()
+            if ends == "before the commit" and not sql_store.name.startswith("sqlite"):  # that has one writer
+                free.set()
+                await parent.result(within(10))
+            await session.commit()
+        free.set()
+        assert await child.result(within(10)) == [1]
+    await engine.dispose()
