@@ -143,7 +143,8 @@ class BlobCodec:
         try:
             return verb()
         except Exception as error:  # whatever a store says of a disk or a server
-            raise DatabaseUnavailable(f"blobs: {self.store!r}: {type(error).__name__}: {error}") from error
+            said = (str(error).splitlines() or [""])[0]
+            raise DatabaseUnavailable(f"blobs: {self.store!r}: {type(error).__name__}: {said}") from error
 
     async def _in_threads(self, verb: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> list[T]:
         """Call a function with each of these arguments, in threads; return all answers, or raise the first error."""
