@@ -186,5 +186,9 @@ class After:
         last = ""
         while ids := await self._store.look(functools.partial(_parents, after=last)):
             rows = await self._store.look(functools.partial(_rows, owners=ids))
-            await target._store.transact(functools.partial(_put, rows=rows), repeatable=True)
+            await target.put(rows)
             last = ids[-1]
+
+    async def put(self, rows: Sequence[SideRow]) -> None:
+        """Write rows of another store."""
+        await self._store.transact(functools.partial(_put, rows=rows), repeatable=True)
