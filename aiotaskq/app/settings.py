@@ -8,7 +8,15 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.backends.url import DURABLE_FAKE, has_tables, is_lost_at_close, memory_options, scheme_of
+from aiotaskq.backends.url import (
+    DURABLE_FAKE,
+    TABLE_NAMES,
+    has_tables,
+    is_lost_at_close,
+    memory_options,
+    scheme_of,
+    with_table_names,
+)
 from aiotaskq.concurrency.loop_bound import after_fork
 from aiotaskq.core.errors import check_key, check_seconds
 from aiotaskq.core.masking import mask
@@ -132,7 +140,7 @@ def _resolve(given: dict[str, str]) -> Settings:
 
 def _checked(name: str, url: object) -> str:
     try:
-        memory_options(url)  # type: ignore[arg-type]  # checks the type, and the options of memory://
+        memory_options(with_table_names(url))  # type: ignore[arg-type]  # checks the type, and the options
     except ValidationError as error:
         raise ValidationError(f"{name}: {str(error).removeprefix('url: ')}") from None
     text = str(url)
@@ -154,8 +162,12 @@ def _absolute(url: str) -> str:
 def _check_same(database: str, queue: str) -> None:
     from aiotaskq.backends.sql.engines import parse_url
 
-    one, other = (parse_url(_absolute(url)) for url in (database, queue))
-    if (one.drivername, one.host, one.port, one.database) != (other.drivername, other.host, other.port, other.database):
+    def place(url: str) -> tuple[object, ...]:
+        parsed = parse_url(_absolute(url))
+        names = [parsed.query.get(name) for name in TABLE_NAMES]
+        return parsed.drivername, parsed.host, parsed.port, parsed.database, *names
+
+    if place(database) != place(queue):
         raise ValidationError(
             f"{QUEUE}: {mask(queue)} is another database than {mask(database)} of {DATABASE}; name one SQL database "
             "for both (either variable alone is enough), or a queue in memory:// or redis://"

@@ -18,6 +18,7 @@ from aiotaskq.app.schedules import Schedules
 from aiotaskq.app.settings import default_url, version_of
 from aiotaskq.backends import connect
 from aiotaskq.backends.blobs import with_blobs
+from aiotaskq.backends.url import with_table_names
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.codec import BlobStore, Codec, check_codec
@@ -71,6 +72,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         retention: float | timedelta | Auto | None = "auto",
         retention_failed: float | timedelta | None = None,
         keep_ended: int | None = None,
+        schema: str | None = None,
+        table_prefix: str | None = None,
         history: bool = True,
         codec: Codec | None = None,
         blobs: BlobStore | None = None,
@@ -94,6 +97,10 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
                 An ``idempotency_key`` protects as long as its task is kept.
             retention_failed: the same for dead letters; default for ever.
             keep_ended: how many ended tasks ``memory://`` keeps, and how many dead letters beside them; default 10,000.
+            schema: the schema of PostgreSQL that has the tables, made where it is missing; default that of the
+                connection. Also in a URL, as ``?schema=jobs``, as ``schedules`` and ``values`` need it.
+            table_prefix: what the names of the tables begin with in SQLite and MySQL, as ``jobs_``; also in a URL. For
+                Redis write ``?prefix=jobs``.
             history: whether workers write, once a minute, the sums of what their tasks did; see ``history()``.
             codec: what compresses or encrypts params, progress, results and attempts in a durable store, as
                 ``Chain(Zlib(), Fernet(key))``; ``memory://`` does not use it.
@@ -104,9 +111,11 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
 
         Raises:
             ValidationError: for an unknown scheme or a wrong value, MissingExtra when its driver is not installed,
-                NotSupported for ``keep_ended`` where the store is another than ``memory://``.
+                NotSupported for ``keep_ended`` where the store is another than ``memory://``, and for ``schema`` and
+                ``table_prefix`` where it does not have them.
         """
-        self.url = url = default_url() if url is None else url
+        url = default_url() if url is None else url
+        self.url = url = with_table_names(url, schema=schema, table_prefix=table_prefix)
         check_bool("history", history)
         codec = None if codec is None else check_codec(codec)
         if blobs is not None:

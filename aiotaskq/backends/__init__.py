@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, memory_options, scheme_of
+from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, memory_options, scheme_of, with_table_names
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
@@ -18,9 +18,9 @@ def connect(url: str, *, keep_ended: int | None = None, codec: Codec | None = No
     """Return the backend of a URL; nothing is opened yet. ``memory://`` does not use a codec.
 
     Raises ValidationError for an unknown scheme, MissingExtra when its driver is not installed, and the errors of
-    ``memory_options``.
+    ``memory_options`` and ``with_table_names``.
     """
-    scheme, options = scheme_of(url), memory_options(url, keep_ended)
+    scheme, options = scheme_of(with_table_names(url)), memory_options(url, keep_ended)
     fake = url.partition("?")[0] == DURABLE_FAKE
     module, _, name = BACKENDS[DURABLE_FAKE if fake else scheme].partition(":")
     kind = getattr(import_module(module), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import parse_qs
 
 import msgspec
@@ -11,7 +12,7 @@ from aiotaskq.core.masking import mask
 from aiotaskq.errors import NotSupported, ValidationError
 
 __all__ = ["BACKENDS", "DURABLE_FAKE", "KEEP_ENDED", "OBJECTS", "SQL", "has_tables", "is_lost_at_close", "is_shared"]
-__all__ += ["memory_options", "scheme_of"]
+__all__ += ["TABLE_NAMES", "memory_options", "scheme_of", "with_table_names"]
 
 DURABLE_FAKE = "memory://durable-fake"
 """The URL of a store in memory that behaves as a durable one: for tests."""
@@ -77,6 +78,44 @@ def scheme_of(url: str) -> str:
         known = "memory://, sqlite:///file.db, postgresql://, mysql:// or redis://"
         raise ValidationError(f"url: unknown scheme in {mask(url)!r:.100}; use {known}")
     return scheme
+
+
+TABLE_NAMES = ("schema", "table_prefix")
+"""The options of a URL that name the tables, of which each kind of SQL database has one."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,29}")
+
+
+def with_table_names(url: str, **given: str | None) -> str:
+    """Return a URL with those of ``TABLE_NAMES`` that are given beside it among its options.
+
+    Raises ValidationError for one that is no name, or is in the URL, too; and NotSupported for one that the store of
+    the URL does not have.
+    """
+    scheme = scheme_of(url)
+    options = parse_qs(url.partition("?")[2], keep_blank_values=True)
+    for option in TABLE_NAMES:
+        name = given.get(option)
+        if name is not None and option in options:
+            raise ValidationError(f"{option}: it is in the URL, too; give it in one place")
+        value = options[option][-1] if option in options else name
+        if value is None:
+            continue
+        kind = SQL.get(scheme)
+        if scheme == "memory":
+            raise NotSupported(f"{option}: memory:// shares nothing between two TaskQ, and has no tables")
+        if kind is None:
+            raise NotSupported(f"{option}: {scheme}:// has no tables; write ?prefix=… in the URL")
+        if (option == "schema") != (kind == "postgresql"):
+            own = "schema" if kind == "postgresql" else "table_prefix"
+            raise NotSupported(f"{option}: it is not for {scheme}://; use {own}")
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
+            raise ValidationError(
+                f"{option}: a letter or '_' and then letters, digits and '_' are needed, at most 30 characters "
+                f"(got {value!r:.40})"
+            )
+        if name is not None:
+            url += f"{'&' if '?' in url else '?'}{option}={name}"
+    return url
 
 
 class MemoryOptions(msgspec.Struct, frozen=True):

@@ -109,9 +109,9 @@ def check(db: Db = DEFAULT_DB, json: Json = False) -> None:
 
 @command("db sql", "Print the SQL that creates the tables in a database of this kind, to be run by an administrator.")
 def sql(db: Db = DEFAULT_DB) -> None:
-    from aiotaskq.cli.tables import sql_ddl
+    from aiotaskq.cli.tables import sql_of
 
-    echo(sql_ddl(scheme_of(db)).rstrip())
+    echo(sql_of(db).rstrip())
 
 
 @command(

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection, exc, make_url
 
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.database import Database
@@ -19,12 +19,13 @@ from aiotaskq.backends.sql.dialects import dialect_named, dialect_of
 from aiotaskq.backends.sql.engines import parse_url, sync_engine
 from aiotaskq.backends.sql.error_codes import hint
 from aiotaskq.backends.sql.migrations import HEAD, REVISIONS, current, invalid_rows, make_missing, missing, sql_ddl
-from aiotaskq.backends.url import has_tables, is_shared, scheme_of
+from aiotaskq.backends.sql.names import names_in
+from aiotaskq.backends.url import has_tables, is_shared, scheme_of, with_table_names
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ValidationError
 
-__all__ = ["HEAD", "create_missing", "describe", "refuse_unready", "sql_ddl", "version_and_invalid_rows", "version_of"]
+__all__ = ["HEAD", "create_missing", "describe", "refuse_unready", "sql_of", "version_and_invalid_rows", "version_of"]
 
 T = TypeVar("T")
 
@@ -35,6 +36,12 @@ def version_of(url: str) -> str | None:
     with contextlib.suppress(NotFound):
         return _look(url, current)
     return None
+
+
+def sql_of(url: str) -> str:
+    """Return the SQL that creates the tables that a URL names. Raises ValidationError and NotSupported."""
+    scheme = scheme_of(with_table_names(url))
+    return sql_ddl(scheme, names_in(make_url(url)) if has_tables(url) else None)
 
 
 async def create_missing(url: str) -> list[str]:

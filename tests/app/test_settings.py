@@ -14,8 +14,8 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.sql.engines import (
     async_engine,
+    engine_options,
     parse_url,
-    pool_options,
     sync_engine,
 )
 from aiotaskq.errors import ValidationError
@@ -381,7 +381,7 @@ def test_options_of_the_pool_in_the_url(place: str, tmp_path: Path) -> None:
         assert (pool.size(), pool._max_overflow, pool._recycle) == (3, 7, 1800)
         assert not made.url.query, "no driver knows them"
         made.dispose()
-    bare, options = pool_options(parse_url(url, sync=True))
+    bare, options = engine_options(parse_url(url, sync=True))
     assert options == {"pool_size": 3, "max_overflow": 7, "pool_recycle": 1800} and not bare.query
 
 

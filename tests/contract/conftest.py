@@ -31,6 +31,15 @@ PLANNED |= {"locks", "push_sql", "schedules", "steps", "update", "waits", "worke
 
 The mark ``heavy`` leaves out a test of many clients or rows, which takes seconds and plans what others plan, too."""
 
+NAMED = {"gate_claims", "groups", "push", "push_sql", "sessions", "waits"}
+"""The files that run on tables with other names, too: each way in which a statement reaches a database is in these."""
+
+VARIANTS = {
+    "postgresql_jit": PLANNED,
+    **dict.fromkeys(("sqlite_prefix", "postgresql_schema", "mysql_prefix"), NAMED),
+}
+"""The kinds of which only some files are about what differs, by their names."""
+
 MEASURED = {"memory", "sqlite", "redis"}
 """The stores on which coverage is measured: the others run the same lines, and the rest of theirs in tests/backends."""
 
@@ -42,9 +51,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marked = [mark.args for mark in marks.iter_markers("stores")]
         names = [name for name in STORES if all(name in stores for stores in about)]
         names = [name for name in names if all((STORES[name].same_as or name) in stores for stores in marked)]
-        planned = metafunc.module.__name__.rpartition("test_")[2] in PLANNED and not any(marks.iter_markers("heavy"))
-        if not planned and set(names) != {"postgresql_jit"}:
-            names = [name for name in names if name != "postgresql_jit"]
+        file, heavy = metafunc.module.__name__.rpartition("test_")[2], any(marks.iter_markers("heavy"))
+        if set(names) != {"postgresql_jit"}:
+            names = [name for name in names if name not in VARIANTS or (file in VARIANTS[name] and not heavy)]
         unmeasured = pytest.mark.no_cover
         each = [name if name in MEASURED else pytest.param(name, marks=unmeasured) for name in names]
         metafunc.parametrize("store", each, indirect=True)

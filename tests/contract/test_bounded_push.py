@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from aiotaskq import TaskQ
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.backends.base import Backend, Change, Room
-from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Cancelled, Completed, settle
@@ -264,7 +263,7 @@ async def test_concurrent_pushes_of_groups_store_exactly_maxsize(store: Store) -
 
 @pytest.fixture
 async def engine(sql_store: Store) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(parse_url(sql_store.url))
+    engine = create_async_engine(sql_store.place)
     yield engine
     await engine.dispose()
 

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from aiotaskq import Limit, TaskQ, chain, current_task, group
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.gate import Bounds, Flow, Gate
 from aiotaskq.core.groups import GroupState
@@ -203,7 +202,7 @@ async def test_a_push_that_is_refused_closes_no_gate(backend: Backend) -> None:
 async def test_pushes_in_open_transactions_do_not_wait_for_each_other(sql_store: Store) -> None:
     backend = sql_store.backend
     plans = [plan(outline(new(), budget={"tokens": 0}), NOW) for _ in range(2)]
-    engine = create_async_engine(parse_url(sql_store.url))
+    engine = create_async_engine(sql_store.place)
     async with AsyncSession(engine) as one, AsyncSession(engine) as two:
         async with asyncio.timeout(within(5)):
             for session, made in zip((one, two), plans, strict=True):

@@ -16,7 +16,6 @@ from aiotaskq.app.push import new_task_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.change import Leave
-from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.edit import Debounce
 from aiotaskq.core.gate import Bounds, Flow
@@ -277,7 +276,7 @@ async def test_joined_calls_take_the_tokens_of_all_their_items(queue: Queue, bac
 async def test_a_call_in_a_session_exists_when_its_transaction_does(sql_store: Store, queue: Queue) -> None:
     backend = sql_store.backend
     (first,) = await called(queue, [{"n": [1]}], merge="list")
-    engine = create_async_engine(parse_url(sql_store.url))
+    engine = create_async_engine(sql_store.place)
     try:
         async with AsyncSession(engine) as session:
             await called(queue, [{"n": [2]}], session, merge="list")

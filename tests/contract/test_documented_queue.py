@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import TaskQ
-from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released
 from aiotaskq.core.status import FINAL, Status
@@ -364,7 +363,7 @@ async def test_an_id_runs_again_in_the_callers_transaction(
     ended = await end(tq.queue, clock, Status.COMPLETED, "x")
     pushed = asyncio.Event()
     tq.on("pushed", lambda event: pushed.set())
-    engine = create_async_engine(parse_url(store.url))
+    engine = create_async_engine(store.place)
     async with AsyncSession(engine) as session:
         with pytest.raises(TaskConflict, match="x is completed"):
             await tq.push("t", task_id="x", session=session)

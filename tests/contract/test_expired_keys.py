@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, new_task
@@ -83,7 +82,7 @@ async def test_in_the_transaction_of_the_caller(sql_store: Store, clock: Virtual
     old = keyed(clock, expires_at=clock.now() + SECOND)
     await queue.add([old])
     await clock.advance(1)
-    engine = create_async_engine(parse_url(sql_store.url))
+    engine = create_async_engine(sql_store.place)
     try:
         async with AsyncSession(engine) as session:
             new = keyed(clock)

@@ -344,7 +344,7 @@ async def _wipe(backend: Backend) -> None:
     await backend.groups.purge(START * 2, 100)
 
 
-OTHERS = [name for name in STORES if name not in ("memory", "postgresql_jit")]
+OTHERS = [name for name, kind in STORES.items() if name != "memory" and not kind.same_as]
 
 
 @pytest.mark.no_cover  # many examples of the same lines

@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.core.groups import CANCEL, FAIL, RUN
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Completed, Failed, settle
@@ -115,7 +114,7 @@ async def test_a_task_that_fails_since_rows_were_deleted_by_sql_keeps_its_group(
 async def test_a_push_in_a_session_is_there_after_the_commit(sql_store: Store, commits: bool) -> None:
     backend = sql_store.backend
     made, told = fan(2), []
-    engine = create_async_engine(parse_url(sql_store.url))
+    engine = create_async_engine(sql_store.place)
     try:
         async with AsyncSession(engine) as session:
             assert await backend.groups.push(plan(made, NOW), session, lambda: told.append(1))

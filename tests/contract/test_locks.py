@@ -12,7 +12,7 @@ from sqlalchemy import event, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq.backends.base import Change, Claim, Room, ScheduleChange
-from aiotaskq.backends.sql.engines import parse_url, sync_engine
+from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.rows import GATES, TASKS
 from aiotaskq.backends.sql.schedules import SCHEDULES
 from aiotaskq.backends.sql.tasks import clock
@@ -299,7 +299,7 @@ async def test_a_full_queue_makes_no_push_wait_for_the_transaction_of_a_handler(
     (task,) = await backend.push([new(unique_key="k")])
     (held,) = await backend.claim("o", NOW, 1, lease_until=LEASE)
     await backend.push([new(), new(), new()])
-    engine = create_async_engine(parse_url(server.url))
+    engine = create_async_engine(server.place)
     async with AsyncSession(engine) as session:
         await backend.update_with(session, [Change(held, settle(held, Completed(1), NOW))])
         async with asyncio.timeout(within(AT_ONCE)):

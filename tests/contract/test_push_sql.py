@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, exc, text
+from sqlalchemy import Connection, Engine, exc, make_url, text
 
 from aiotaskq import Limit, TaskQ
 from aiotaskq.backends.listeners import NOTED, READY
@@ -316,7 +316,8 @@ async def test_an_upgrade_makes_it_anew(store: Store, application: Application) 
 async def test_the_path_of_the_caller_decides_nothing(store: Store, application: Application) -> None:
     with application.engine.begin() as connection:
         connection.execute(text("SET LOCAL search_path TO pg_catalog"))
-        connection.execute(text("SELECT public.aiotaskq_push('mail')"))
+        schema = make_url(store.url).query.get("schema", "public")
+        connection.execute(text(f"SELECT {schema}.aiotaskq_push('mail')"))
     assert len(columns(store)) == 1
 
 

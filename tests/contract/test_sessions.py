@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 import aiotaskq.sync
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.sql.engines import parse_url, sync_engine
+from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.core.limits import Limit
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.status import Status
@@ -32,7 +32,7 @@ KINDS = ["session", "connection"]
 @pytest.fixture
 async def engine(sql_store: Store) -> AsyncIterator[AsyncEngine]:
     """The application's own engine on the same database, with a table of its own."""
-    engine = create_async_engine(parse_url(sql_store.url))
+    engine = create_async_engine(sql_store.place)
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE orders (id INTEGER PRIMARY KEY)"))
     yield engine
@@ -296,7 +296,7 @@ async def test_complete_raises_lease_lost(sql_store: Store, engine: AsyncEngine)
 # On SQLite the application's own driver says what a savepoint is: see its documentation on transactions.
 @pytest.mark.stores("postgresql", "mysql")
 async def test_a_released_savepoint_is_no_commit(sql_store: Store) -> None:  # A11
-    engine = create_async_engine(parse_url(sql_store.url))
+    engine = create_async_engine(sql_store.place)
     tq = TaskQ(sql_store.url)
     told: list[str] = []
     tq.on("pushed", lambda event: told.append(event.task.task_id))

@@ -475,7 +475,7 @@ def opened_store(name: str) -> Iterator[tuple[Callable[[Coroutine[Any, Any, Any]
 
 @pytest.mark.no_cover  # many examples of the same lines
 @pytest.mark.timeout(120 * SOAK)
-@pytest.mark.parametrize("name", [name for name in STORES if name != "postgresql_jit"])  # its plans alone differ
+@pytest.mark.parametrize("name", [name for name, kind in STORES.items() if not kind.same_as])
 def test_every_store_behaves_like_the_model(name: str) -> None:  # A5, A6, A8, A18, B1, B10, D6, D10
     with opened_store(name) as (run_in_loop, store):
 

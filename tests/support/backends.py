@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import URL, Engine, make_url, text
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules
-from aiotaskq.backends.sql.engines import sync_engine
+from aiotaskq.backends.sql.engines import engine_options, parse_url, sync_engine
+from aiotaskq.backends.sql.names import names_in
 from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, has_tables
 from aiotaskq.backends.values import Values
 from aiotaskq.models import OUR_TABLES
@@ -50,6 +51,11 @@ class Store:
     def is_sql(self) -> bool:
         """Whether ``execute`` works."""
         return has_tables(self.url)
+
+    @property
+    def place(self) -> URL:
+        """The URL of the database for an engine of the application's own, without the names of our tables."""
+        return engine_options(parse_url(self.url))[0]
 
     async def another(self) -> Backend:
         """One more opened backend on the same rows, as another process would have it. Closed with the store."""
@@ -100,44 +106,55 @@ async def durable_fake(folder: Path) -> AsyncIterator[Store]:
     yield _OneProcess("durable_fake", DURABLE_FAKE, connect(DURABLE_FAKE))
 
 
+SCHEMA = "?schema=jobs"
+PREFIX = "?table_prefix=jobs_"
+"""The options of a URL whose tables have other names than those of the models."""
+
+
 @contextlib.asynccontextmanager
-async def sqlite(folder: Path) -> AsyncIterator[Store]:
+async def sqlite(folder: Path, options: str = "") -> AsyncIterator[Store]:
     path = folder / "tasks.db"
-    path.write_bytes(await _empty_sqlite(folder))
-    async with _opened("sqlite", f"sqlite:///{path}") as store:
+    path.write_bytes(await _empty_sqlite(folder, options))
+    async with _opened("sqlite", f"sqlite:///{path}{options}") as store:
         yield store
 
 
 _empty: dict[str, bytes] = {}
 
 
-async def _empty_sqlite(folder: Path) -> bytes:
+async def _empty_sqlite(folder: Path, options: str) -> bytes:
     """The bytes of an empty migrated database: to make one afresh takes ten times as long."""
-    if not _empty:
-        async with _opened("sqlite", f"sqlite:///{folder / 'empty.db'}"):
+    if options not in _empty:
+        async with _opened("sqlite", f"sqlite:///{folder / 'empty.db'}{options}"):
             pass
-        _empty["sqlite"] = (folder / "empty.db").read_bytes()
-    return _empty["sqlite"]
+        _empty[options] = (folder / "empty.db").read_bytes()
+    return _empty[options]
 
 
-_free: dict[str, list[str]] = {}  # names of empty migrated databases, by kind of server
+def sqlite_prefix(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return sqlite(folder, PREFIX)
+
+
+_free: dict[str, list[str]] = {}  # names of empty migrated databases, by kind of server and names of tables
 _made: dict[str, int] = {}
 
 
 @contextlib.asynccontextmanager
-async def _on_server(name: str, start: Callable[..., Server]) -> AsyncIterator[Store]:
+async def _on_server(name: str, start: Callable[..., Server], options: str = "") -> AsyncIterator[Store]:
     server = start(durable=False)
-    free = _free.setdefault(name, [])
+    free = _free.setdefault(name + options, [])
     if free:
         database = free.pop()
     else:
         _made[name] = _made.get(name, 0) + 1
         database = f"contract_{_made[name]}"
         server.create(database)
-    async with _opened(name, server.url(database)) as store:
+    async with _opened(name, server.url(database) + options) as store:
         yield store
     # Emptied and used again: that takes a tenth of the time. Where the store could not be closed, a new one is made.
-    server.execute_again("; ".join(f"DELETE FROM {table}" for table in OUR_TABLES), database)
+    emptied = "; ".join(f"DELETE FROM {table}" for table in OUR_TABLES)
+    names = names_in(make_url(server.url(database) + options))
+    server.execute_again(emptied if names is None else names(emptied), database)
     free.append(database)
 
 
@@ -149,8 +166,16 @@ def postgresql_jit(folder: Path) -> AbstractAsyncContextManager[Store]:
     return _on_server("postgresql_jit", postgresql_jit_server)
 
 
+def postgresql_schema(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return _on_server("postgresql", postgresql_server, SCHEMA)
+
+
 def mysql(folder: Path) -> AbstractAsyncContextManager[Store]:
     return _on_server("mysql", mariadb)
+
+
+def mysql_prefix(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return _on_server("mysql", mariadb, PREFIX)
 
 
 @contextlib.asynccontextmanager
@@ -200,6 +225,10 @@ STORES = {
     "postgresql": Kind(postgresql, shared=True, processes=True, sql=True, schedules=True),
     "postgresql_jit": Kind(postgresql_jit, shared=True, processes=True, sql=True, schedules=True, same_as="postgresql"),
     "mysql": Kind(mysql, shared=True, processes=True, sql=True, schedules=True),
+    **{
+        each.__name__: Kind(each, shared=True, processes=True, sql=True, schedules=True, same_as=name)
+        for name, each in (("sqlite", sqlite_prefix), ("postgresql", postgresql_schema), ("mysql", mysql_prefix))
+    },
     "redis": Kind(redis, shared=True, processes=True, schedules=True),
     "small": Kind(small, shared=True, schedules=True),
 }

@@ -13,8 +13,10 @@ from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
+from aiotaskq.backends.sql.connections import Transactions
 from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.error_codes import hint
+from aiotaskq.backends.sql.names import named
 from aiotaskq.backends.url import SQL
 from aiotaskq.errors import ValidationError
 
@@ -24,13 +26,17 @@ COMMIT_TIME = 0.05
 
 
 async def run_in(
-    session: Any, url: URL, dialect: Dialect, body: Callable[[Connection], T], committed: Callable[[], None]
+    session: Any,
+    database: Transactions,
+    dialect: Dialect,
+    body: Callable[[Connection], T],
+    committed: Callable[[], None],
 ) -> T:
     """Run the body in the transaction of a session or connection, asynchronous or not, and leave the commit to it.
 
     ``committed`` is called when a session has committed. A connection has no event after its commit, only one before;
-    there it is called a moment after that. Raises ValidationError for another object, and for one of another database
-    than ``url``.
+    there it is called a moment after that. Raises ValidationError for another object, and for one of another
+    ``database``.
     """
     loop = asyncio.get_running_loop()
 
@@ -40,9 +46,10 @@ async def run_in(
 
     def run(target: Session | Connection) -> T:
         connection = target.connection() if isinstance(target, Session) else target
-        _check_same(connection, url, dialect)
+        _check_same(connection, database.url, dialect)
         try:
-            answer = body(connection)
+            with named(connection, database.names):
+                answer = body(connection)
         except StatementError as error:  # shown without its parameters: they are the params of tasks
             error.hide_parameters, error.params = True, None
             if remedy := hint(error, dialect.codes):

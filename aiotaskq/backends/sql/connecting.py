@@ -10,11 +10,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, event, exc
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aiotaskq.backends.sql.error_codes import ErrorCodes, is_one_of
+from aiotaskq.backends.sql.names import NAMES, Names, rename
 from aiotaskq.core.errors import missing
 
 T = TypeVar("T")
+E = TypeVar("E", Engine, AsyncEngine)
 
 CONNECT_TIMEOUT = 3.0
 """Seconds until a server must have accepted a connection."""
@@ -28,15 +31,25 @@ PATIENCE = "aiotaskq_patience"
 """Execution option of a ``Connection``: other seconds for its statements, such as those of a migration."""
 
 
-def create(factory: Callable[..., T], url: URL, extras: Mapping[str, str], **options: Any) -> T:
-    """Make an engine. ``extras`` names the extra that installs each driver. Raises MissingExtra."""
+def create(
+    factory: Callable[..., E], url: URL, extras: Mapping[str, str], names: Names | None = None, **options: Any
+) -> E:
+    """Make an engine for tables with these ``names``. ``extras`` names the extra that installs each driver.
+
+    Raises MissingExtra.
+    """
+    if names is not None:
+        options["execution_options"] = {**options.get("execution_options", {}), NAMES: names}
     try:
-        return factory(url, **{"hide_parameters": True, **options})  # errors are logged, params never
+        made = factory(url, **{"hide_parameters": True, **options})  # errors are logged, params never
     except ImportError as error:  # psycopg without its C library names no module
         name = url.get_driver_name() if error.name is None else error.name.partition(".")[0]
         if name not in extras:
             raise
         raise missing(name, extras[name]) from None
+    if names is not None:
+        rename(made)
+    return made
 
 
 class AnswerTimer:

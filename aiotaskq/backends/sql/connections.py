@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_
 from sqlalchemy.util.concurrency import in_greenlet
 
+from aiotaskq.backends.sql.names import Names
+
 T = TypeVar("T")
 SessionBody: TypeAlias = Callable[[AsyncSession], Coroutine[Any, Any, T]]
 """What a transaction does with its session. It awaits nothing else: on SQLite it runs on a thread without a loop."""
@@ -79,6 +81,8 @@ class Transactions(Protocol):
     """The transactions and reads of a ``Database``, as the classes of a store call them."""
 
     url: URL
+    names: Names | None
+    """The names of the tables, where they are not those of the models."""
     shown: str
     patience: float | None
     """The most seconds for one statement, on a server, if less than the usual ones."""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, exc
 
 from aiotaskq.backends.sql.connections import Connections, SessionBody, Transactions, in_session
 from aiotaskq.backends.sql.dialects import dialect_named
-from aiotaskq.backends.sql.engines import parse_url, pool_options
+from aiotaskq.backends.sql.engines import engine_options, parse_url
 from aiotaskq.backends.sql.error_codes import hint, is_about_a_value
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 from aiotaskq.concurrency.uninterrupted import in_shielded_task
@@ -39,7 +39,8 @@ class Database(Transactions):
 
         ``patience``: the most seconds that a server may take for one statement, if less than the usual ones.
         """
-        self.url, self._pool = pool_options(parse_url(url))
+        self.url, self._pool = engine_options(parse_url(url))
+        self.names = self._pool.pop("names", None)
         self.dialect = dialect_named(self.url.get_backend_name())
         self.shown = mask(url)
         self.patience = patience

@@ -14,7 +14,8 @@ from sqlalchemy import URL, Engine, exc, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aiotaskq.backends.sql.dialects import Dialect, dialect_named
-from aiotaskq.backends.url import SQL, scheme_of
+from aiotaskq.backends.sql.names import names_in
+from aiotaskq.backends.url import SQL, TABLE_NAMES, scheme_of, with_table_names
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import ValidationError
@@ -29,7 +30,7 @@ def parse_url(url: str, *, sync: bool = False) -> URL:
 
     Raises ValidationError for a URL, or an option in its query, that means nothing.
     """
-    scheme = scheme_of(url)
+    scheme = scheme_of(with_table_names(url))
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
@@ -48,7 +49,7 @@ def _query(dialect: Dialect, given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name in _POOL:
             _check_pool(name, value)
-        if dialect.options is None or name in _POOL:
+        if dialect.options is None or name in _POOL or name in TABLE_NAMES:
             query[name] = value
             continue
         option = dialect.aliases.get(name, name)
@@ -69,10 +70,13 @@ def _check_pool(name: str, value: object) -> None:
         raise ValidationError(f"url: {name} is a whole number of at least {_POOL[name]} (got {str(value)[:40]!r})")
 
 
-def pool_options(url: URL) -> tuple[URL, dict[str, int]]:
-    """Take the options of the pool out of a parsed URL, since no driver knows them."""
-    found = {name: int(str(value)) for name, value in url.query.items() if name in _POOL}
-    return url.difference_update_query(found), found
+def engine_options(url: URL) -> tuple[URL, dict[str, Any]]:
+    """Take the options of the pool and the ``names`` of the tables out of a parsed URL, since no driver knows them."""
+    found: dict[str, Any] = {name: int(str(value)) for name, value in url.query.items() if name in _POOL}
+    url = url.difference_update_query(found)
+    if (names := names_in(url)) is not None:
+        found["names"] = names
+    return url.difference_update_query(TABLE_NAMES), found
 
 
 def sync_engine(url: str, **options: Any) -> Engine:
@@ -80,8 +84,8 @@ def sync_engine(url: str, **options: Any) -> Engine:
 
     ``pool_size``, ``max_overflow`` and ``pool_recycle`` in the URL's query win over ``options``. Raises MissingExtra.
     """
-    parsed, pool = pool_options(parse_url(url, sync=True))
-    return dialect_named(parsed.get_backend_name()).sync_engine(parsed, **{**options, **pool})
+    parsed, found = engine_options(parse_url(url, sync=True))
+    return dialect_named(parsed.get_backend_name()).sync_engine(parsed, **{**options, **found})
 
 
 def async_engine(url: URL, **options: Any) -> AsyncEngine:
@@ -89,8 +93,8 @@ def async_engine(url: URL, **options: Any) -> AsyncEngine:
 
     Options of the pool in the URL's query win over ``options``.
     """
-    url, pool = pool_options(url)
-    return dialect_named(url.get_backend_name()).async_engine(url, **{**options, **pool})
+    url, found = engine_options(url)
+    return dialect_named(url.get_backend_name()).async_engine(url, **{**options, **found})
 
 
 class _Lazy:

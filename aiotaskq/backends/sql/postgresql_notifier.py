@@ -13,9 +13,11 @@ from aiotaskq.backends.hints import HintChannel
 from aiotaskq.backends.listeners import KINDS, Listeners
 from aiotaskq.backends.sql.connecting import in_time
 from aiotaskq.backends.sql.connections import Notifier, Transactions
+from aiotaskq.backends.sql.names import Names
 from aiotaskq.backends.sql.statements import run
 
 CHANNEL: Final = "aiotaskq"
+"""The channel of the default schema; those of others begin so."""
 SIZE: Final = 7_900
 """Bytes in one message; the server accepts less than 8,000."""
 SILENCE: Final = 3.0
@@ -42,7 +44,7 @@ class Notifications(HintChannel, Notifier):
     def __init__(self, database: Transactions, listeners: Listeners, connect: Callable[[], Awaitable[Any]]) -> None:
         """``database`` writes the notifications; ``connect`` opens the asyncpg connection that listens."""
         super().__init__(listeners, database.shown, BACK_OFF)
-        self._database = database
+        self._database, self._channel = database, channel(database.names)
         self._connect = connect
 
     def renew(self) -> None:
@@ -70,7 +72,7 @@ class Notifications(HintChannel, Notifier):
     async def send(self, kind: str, names: Sequence[str]) -> None:
         def body(connection: Connection) -> None:
             for each in messages(self._sender, kind, names):
-                run(connection, _NOTIFY, {"channel": CHANNEL, "message": each})
+                run(connection, _NOTIFY, {"channel": self._channel, "message": each})
 
         await self._database.write(body, autocommit=True)
 
@@ -81,7 +83,7 @@ class Notifications(HintChannel, Notifier):
             return None
         gap.note(count)
         gap.sent(now)
-        return CHANNEL, next(messages(self._sender, kind, ()))
+        return self._channel, next(messages(self._sender, kind, ()))
 
     # ---- listening ----
 
@@ -90,7 +92,7 @@ class Notifications(HintChannel, Notifier):
         try:
             gone = asyncio.Event()
             connection.add_termination_listener(lambda _connection: gone.set())
-            await _answered(connection, connection.add_listener(CHANNEL, lambda *words: self.hear(words[-1])))
+            await _answered(connection, connection.add_listener(self._channel, lambda *words: self.hear(words[-1])))
             begun()
             await _until_lost(connection, gone)
         finally:
@@ -115,6 +117,11 @@ async def _answered(connection: Any, request: Any) -> None:
         await request
     finally:
         timer.cancel()
+
+
+def channel(names: Names | None) -> str:
+    """Return the channel of the tables with these names."""
+    return CHANNEL if names is None or names.schema == "public" else f"{CHANNEL}_{names.schema}"
 
 
 def messages(sender: str, kind: str, names: Sequence[str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql import sqlite_file, statements
 from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.error_codes import is_about_a_value
+from aiotaskq.backends.sql.names import Names
 from aiotaskq.backends.sql.sqlite_file import SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
 from aiotaskq.errors import ClosedError, DatabaseUnavailable
@@ -273,14 +274,21 @@ class SqliteConnections(Connections):
 
     needs_shield = False  # a cancelled caller waits for the call on a connection's thread
 
-    def __init__(self, url: URL, shown: str, writing: Callable[[], None], written: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        url: URL,
+        shown: str,
+        writing: Callable[[], None],
+        written: Callable[[], None],
+        names: Names | None = None,
+    ) -> None:
         """``writing`` is called when a transaction has the write lock, ``written`` when it has ended; on a thread.
 
         ``shown`` is the URL for messages.
         """
         sqlite_file.quiet_aiosqlite()
         self._shown = shown
-        self.sync_engine: Engine = sqlite_file.sqlite_engine(url, poolclass=NullPool)
+        self.sync_engine: Engine = sqlite_file.sqlite_engine(url, poolclass=NullPool, names=names)
         self.sync_engine.dialect.execution_ctx_cls = _Execution
         self.file = SqliteFile(str(url.database))
         event.listen(self.sync_engine, "do_connect", partial(_connect, self.file))

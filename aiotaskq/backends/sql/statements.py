@@ -24,6 +24,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import Connection, exc
 
+from aiotaskq.backends.sql.names import NAMES
+
 DRIVER: Final = "aiotaskq_driver"
 """Execution option of a ``Connection``: the standard library's connection to SQLite under it, on which these
 statements are executed. SQLAlchemy's result takes longer to make than SQLite needs for the statement."""
@@ -118,8 +120,12 @@ def run_union(connection: Connection, statement: Any, values: Sequence[Mapping[s
 
 
 def _execute(connection: Connection, sql: str, parameters: Any) -> Result:
-    driver = connection.get_execution_options().get(DRIVER)
-    return connection.exec_driver_sql(sql, parameters) if driver is None else in_driver(driver, sql, parameters)
+    options = connection.get_execution_options()
+    driver = options.get(DRIVER)
+    if driver is None:
+        return connection.exec_driver_sql(sql, parameters)
+    names = options.get(NAMES)
+    return in_driver(driver, sql if names is None else names(sql), parameters)
 
 
 def in_driver(driver: sqlite3.Connection, sql: str, parameters: Any) -> Result:

@@ -280,7 +280,7 @@ class SqlTransactions(Store):
                 self._note(touched.followed)
             committed()
 
-        return await run_in(session, self._database.url, self._database.dialect, inside, wake)
+        return await run_in(session, self._database, self._database.dialect, inside, wake)
 
     async def look(self, body: Callable[[SqlTransaction], T]) -> T:
         """Do as ``Store.look``."""

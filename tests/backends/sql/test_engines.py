@@ -83,7 +83,7 @@ def test_options_of_other_drivers(given: str, query: dict[str, str], sync: bool)
     ("given", "message"),
     [
         ("postgresql://u:secret@h/d?channel_binding=require", "url: the option 'channel_binding' is unknown; for "),
-        ("postgresql://u:secret@h/d?schema=x", "url: the option 'schema' is unknown; for postgresql there are "),
+        ("postgresql://u:secret@h/d?scheme=x", "url: the option 'scheme' is unknown; for postgresql there are "),
         ("mysql://u:secret@h/d?useSSL=false", "url: the option 'useSSL' is unknown; for mysql there are ssl_ca"),
         ("postgresql://u:secret@h/d?pooler=session", "url: pooler can only be 'transaction' (got 'session')"),
     ],
@@ -288,9 +288,10 @@ def look_often(url: str) -> None:
 
 
 @only("postgresql")
-async def test_behind_a_transaction_pooler(server: Server, url: str) -> None:  # F9
+@pytest.mark.parametrize("option", ["", "&schema=jobs"])
+async def test_behind_a_transaction_pooler(server: Server, url: str, option: str) -> None:  # F9
     async with Pooler(server.port) as pooler:
-        through = f"{url.replace(f':{server.port}/', f':{pooler.port}/')}?pooler=transaction"
+        through = f"{url.replace(f':{server.port}/', f':{pooler.port}/')}?pooler=transaction{option}"
         backends = [SqlBackend(through) for _ in range(3)]
         async with asyncio.timeout(within(50)):
             await asyncio.gather(*(backend.open() for backend in backends))

@@ -40,6 +40,7 @@ from aiotaskq.backends.sql.claim_statements import PENDING, Head, claimable, hea
 from aiotaskq.backends.sql.connecting import STATEMENT_TIMEOUT, connected, create, in_time, keep_alive
 from aiotaskq.backends.sql.connections import Connections, Notifier, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
+from aiotaskq.backends.sql.names import Names, names_of
 from aiotaskq.backends.sql.rows import DEFAULTS, TASKS, json_text, to_task
 from aiotaskq.backends.sql.server_connections import ServerConnections
 from aiotaskq.backends.sql.statement_size import Columns, chunks, parts
@@ -335,13 +336,13 @@ class Dialect(ABC):
     routine: ClassVar[str] = "{};\n\n"
     """A statement of ``push_sql`` in a script for the database's own client."""
 
-    def push_sql(self, compiler: Any) -> Sequence[str]:
+    def push_sql(self, compiler: Any, names: Names | None) -> Sequence[str]:
         """Return the statements that make ``aiotaskq_push``, also where it is; ``compiler`` as from that method."""
         return ()
 
     def make_push(self, connection: Connection) -> None:
         """Make ``aiotaskq_push``, also where it is."""
-        for statement in self.push_sql(connection.dialect):
+        for statement in self.push_sql(connection.dialect, names_of(connection)):
             connection.exec_driver_sql(statement, execution_options={"no_parameters": True})  # it has percent signs
 
     def raw(self, connection: Connection, table: str) -> tuple[str, str, str]:
@@ -387,7 +388,7 @@ class ServerDialect(Dialect):
 
     def connections(self, database: Transactions, pool: Mapping[str, int]) -> Connections:
         options = {"pool_timeout": STATEMENT_TIMEOUT, "pool_size": 5, "max_overflow": 5, **pool}
-        engine = self.async_engine(database.url, True, **options)
+        engine = self.async_engine(database.url, True, names=database.names, **options)
         return ServerConnections(engine, database.shown, self.codes, self.autocommit, self.limited, database.patience)
 
     def limited(self, connection: Connection, seconds: float) -> AbstractContextManager[None]:

@@ -17,7 +17,6 @@ from sqlalchemy import (
     TextClause,
     bindparam,
     exc,
-    inspect,
     make_url,
     select,
     text,
@@ -31,6 +30,7 @@ from aiotaskq.backends.sql.claim_statements import PENDING, Head, heads_of_first
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import NewRows, Open, Order, PerKey, S, ServerDialect, for_one_key
 from aiotaskq.backends.sql.error_codes import ErrorCodes, is_one_of
+from aiotaskq.backends.sql.names import Names, Tables
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.statement_size import parts
 from aiotaskq.backends.sql.statements import Result, run_many, run_union
@@ -271,7 +271,7 @@ class MysqlDialect(ServerDialect):
         an old column has beside that (a larger width, a default, a comment) stays; so do other columns.
         """
         dialect = connection.dialect
-        there = {column["name"]: column for column in inspect(connection).get_columns(table)}
+        there = {column["name"]: column for column in Tables(connection).get_columns(table)}
         changes = []
         for column in columns:
             old = there[column.name]
@@ -299,7 +299,7 @@ class MysqlDialect(ServerDialect):
 
     routine = "DELIMITER //\n{}//\nDELIMITER ;\n\n"
 
-    def push_sql(self, compiler: Any) -> Sequence[str]:
+    def push_sql(self, compiler: Any, names: Names | None) -> Sequence[str]:
         return push_sql.mysql(self.clock, LongText().compile(dialect=compiler))
 
     def make_push(self, connection: Connection) -> None:

@@ -57,7 +57,8 @@ from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.connections import Notifier, Transactions
 from aiotaskq.backends.sql.dialects.base import NewRows, Open, Order, PerKey, ServerDialect
 from aiotaskq.backends.sql.error_codes import ErrorCodes
-from aiotaskq.backends.sql.postgresql_notifier import CHANNEL, Notifications, messages
+from aiotaskq.backends.sql.names import Names
+from aiotaskq.backends.sql.postgresql_notifier import Notifications, channel, messages
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
 from aiotaskq.backends.sql.statement_size import Columns, parts
 from aiotaskq.backends.sql.statements import run
@@ -70,7 +71,7 @@ _MIGRATION_LOCK: Final = 0x61696F7461736B71  # "aiotaskq" in ASCII
 # Sweep up after some thousand tasks, not only when a fifth of all rows are dead: a claim has to pass them by.
 _VACUUM: Final = "autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 2000"
 
-_WHOLE: Final = case((EMPTY, null()), else_=cast(func.to_json(literal_column("task_queue")), Text))
+_WHOLE: Final = case((EMPTY, null()), else_=cast(func.to_json(literal_column("task_queue.*")), Text))
 _PLACE: Final[ColumnElement[Any]] = literal_column("task_queue.ctid")
 
 
@@ -282,7 +283,10 @@ class PostgresqlDialect(ServerDialect):
     keeps_entries = True
     insert_into = staticmethod(insert)
     clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
-    lock_pushes = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)")
+    lock_pushes = text(
+        # By the number of the table: each schema has one of its own, whatever it is called by.
+        "SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), hashtext('task_queue'::regclass::oid::text))"
+    )
     session_settings = "SET enable_seqscan = off; SET jit = off"
     """The settings of the package's own connections.
 
@@ -421,8 +425,8 @@ class PostgresqlDialect(ServerDialect):
         if own is None:  # else its owner has decided
             connection.execute(text(f"ALTER TABLE task_queue SET ({_VACUUM})"))
 
-    def push_sql(self, compiler: Any) -> Sequence[str]:
-        return push_sql.postgresql(self.clock, CHANNEL, next(messages("sql", READY, ())))
+    def push_sql(self, compiler: Any, names: Names | None) -> Sequence[str]:
+        return push_sql.postgresql(self.clock, channel(names), next(messages("sql", READY, ())))
 
 
 DIALECT = PostgresqlDialect()

@@ -38,6 +38,7 @@ from aiotaskq.backends.sql.connecting import create
 from aiotaskq.backends.sql.connections import Connections, Notifier, Transactions
 from aiotaskq.backends.sql.dialects.base import Dialect, NewRows, Order, PerKey
 from aiotaskq.backends.sql.error_codes import ErrorCodes
+from aiotaskq.backends.sql.names import Names
 from aiotaskq.backends.sql.rows import TASKS, json_text
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, is_store_writer
 from aiotaskq.backends.sql.sqlite_file import (
@@ -179,7 +180,8 @@ class SqliteDialect(Dialect):
         return made
 
     def connections(self, database: Transactions, pool: Mapping[str, int]) -> Connections:
-        return SqliteConnections(database.url, database.shown, lambda: database.writing(), lambda: database.written())
+        hooks = (lambda: database.writing(), lambda: database.written())
+        return SqliteConnections(database.url, database.shown, *hooks, database.names)
 
     def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         watch = FileWatch(str(database.url.database), listeners)
@@ -248,7 +250,7 @@ class SqliteDialect(Dialect):
             connection.exec_driver_sql(words, {"back": back, "now": now, "left": now + _CLOCK_LEFT})
         return back > 0
 
-    def push_sql(self, compiler: Any) -> Sequence[str]:
+    def push_sql(self, compiler: Any, names: Names | None) -> Sequence[str]:
         return push_sql.sqlite()
 
     def raw(self, connection: Connection, table: str) -> tuple[str, str, str]:

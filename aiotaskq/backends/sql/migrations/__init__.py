@@ -29,11 +29,13 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.schema import CreateIndex, CreateSchema, CreateTable
 
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.connecting import PATIENCE
 from aiotaskq.backends.sql.dialects import dialect_named, dialect_of
 from aiotaskq.backends.sql.migrations.adopt import LIMIT, Report, examine
+from aiotaskq.backends.sql.names import Names, Tables, names_of
 from aiotaskq.backends.url import SQL
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.errors import SchemaTooNew, ValidationError
@@ -56,7 +58,7 @@ _PATIENCE: Final = 600.0  # seconds for one step, such as an index over millions
 def current(connection: Connection) -> str | None:
     """Return the revision that the database is stamped with, or None before the first migration."""
     # Asked first, since on PostgreSQL a failed SELECT would spoil the caller's transaction.
-    if not inspect(connection).has_table(VERSION_TABLE):
+    if not Tables(connection).has_table(VERSION_TABLE):
         return None
     found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
     return None if found is None else str(found)
@@ -67,14 +69,14 @@ def is_adopted(connection: Connection) -> bool:
     return bool(connection.execute(select(_VERSION.c.adopted)).scalar())
 
 
-def is_ours(table: str | None) -> bool:
+def is_ours(table: str) -> bool:
     """Return whether a table of this name is one of aiotaskq's, of this version or another."""
-    return table is not None and (table in OUR_TABLES or table.startswith("aiotaskq_"))
+    return table in OUR_TABLES or table.startswith("aiotaskq_")
 
 
 def missing(connection: Connection) -> list[str]:
     """Return those of our tables that are not there."""
-    found = inspect(connection)
+    found = Tables(connection)
     return [name for name in (*OUR_TABLES, VERSION_TABLE) if not found.has_table(name)]
 
 
@@ -84,7 +86,9 @@ def make_missing(connection: Connection) -> list[str]:
     ``upgrade`` does nothing on a database at ``HEAD``. ``aiotaskq_push`` is made again: MySQL's backups leave it out.
     """
     gone = missing(connection)
-    Base.metadata.create_all(connection, [Base.metadata.tables[name] for name in gone if name in OUR_TABLES])
+    Base.metadata.create_all(
+        connection, [Base.metadata.tables[name] for name in gone if name in OUR_TABLES], checkfirst=False
+    )
     dialect_of(connection).make_push(connection)
     return gone
 
@@ -105,6 +109,10 @@ def upgrade(connection: Connection, now: int | None = None) -> list[InvalidRow]:
     with dialect_of(connection).migration_lock(connection):
         if up_to_date(connection):
             return []
+        names = names_of(connection)
+        # Asked first: to create one needs a right on the database, even where it is.
+        if names is not None and names.schema is not None and not inspect(connection).has_schema(names.schema):
+            connection.execute(CreateSchema(names.schema))
         if len(missing(connection)) == len(OUR_TABLES) + 1:
             _create(connection)
             return []
@@ -125,14 +133,12 @@ def invalid_rows(connection: Connection, limit: int = LIMIT, now: int | None = N
     return report.rows()
 
 
-def sql_ddl(dialect_name: str) -> str:
+def sql_ddl(dialect_name: str, names: Names | None = None) -> str:
     """Return the SQL that creates every table in an empty database that an application may not change.
 
     ``dialect_name`` is the scheme of a URL. The script is for the database's own client, on MySQL with DELIMITER.
     Raises ValidationError for an unknown name.
     """
-    from sqlalchemy.schema import CreateIndex, CreateTable
-
     if dialect_name not in SQL:
         raise ValidationError(f"dialect: use one of {', '.join(SQL)} (got {dialect_name!r:.40})")
     known = dialect_named(dialect_name)
@@ -143,8 +149,11 @@ def sql_ddl(dialect_name: str) -> str:
         indexes = indexes_of(table, known.partial_indexes)
         statements += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in indexes]
     statements.append(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES ('{HEAD}')")
+    if names is not None and names.schema:
+        statements.insert(0, str(CreateSchema(names.schema, if_not_exists=True).compile(dialect=dialect)))
     made = "".join(f"{statement};\n\n" for statement in statements)
-    return made + "".join(known.routine.format(statement) for statement in known.push_sql(dialect))
+    made += "".join(known.routine.format(statement) for statement in known.push_sql(dialect, names))
+    return made if names is None else names(made)
 
 
 def _create(connection: Connection) -> None:
@@ -163,10 +172,13 @@ def migrate(connection: Connection, report: Report, now: int) -> None:
     from alembic.operations import Operations
     from alembic.script import ScriptDirectory
 
+    names = names_of(connection) or Names()
     scripts = ScriptDirectory(str(Path(__file__).parent))
-    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    context = MigrationContext.configure(
+        connection, opts={"version_table": names.prefix + VERSION_TABLE, "version_table_schema": names.schema}
+    )
     operations = Operations(context)
-    found = inspect(connection)
+    found = Tables(connection)
     adopted = any(
         found.has_table(table) and column not in {each["name"] for each in found.get_columns(table)}
         for table, column in (("task_queue", "run_at"), ("scheduler_task", "timezone"))
@@ -175,7 +187,8 @@ def migrate(connection: Connection, report: Report, now: int) -> None:
     for revision in reversed(list(scripts.iterate_revisions(HEAD, current(connection) or "base"))):
         scripts.get_revision(revision.revision).module.upgrade(operations, report, now)
         # Only now: MySQL does not roll it back, and a database that is refused stays as it is.
-        _VERSION.create(connection, checkfirst=True)
+        if not Tables(connection).has_table(VERSION_TABLE):
+            _VERSION.create(connection)
         context.stamp(scripts, revision.revision)
         if adopted:  # also in the stamp of a migration that MySQL left in the middle
             connection.execute(update(_VERSION).values(adopted=true()))

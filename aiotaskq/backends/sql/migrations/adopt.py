@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, text
 
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.names import Tables
 from aiotaskq.core.coded import is_coded
 from aiotaskq.core.cron_parser import Refused, clip_text
 from aiotaskq.core.errors import INT32
@@ -368,7 +369,7 @@ def examine(connection: Connection, report: Report, *, now: int, write: bool, ad
     """
     # Schedules first: they are few, and the report is bounded.
     for table, columns in (("scheduler_task", SCHEDULE_COLUMNS), ("task_queue", TASK_COLUMNS)):
-        if not inspect(connection).has_table(table):
+        if not Tables(connection).has_table(table):
             continue
         key, value, encoding = dialect_of(connection).raw(connection, table)
         for page in _pages(connection, table, key, value, encoding, columns):
@@ -398,7 +399,7 @@ def _pages(
     connection: Connection, table: str, key: str, value: str, encoding: str, columns: tuple[str, ...]
 ) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
     """Yield the rows by pages, each with its key; a column that an old table lacks is NULL."""
-    there = {column["name"] for column in inspect(connection).get_columns(table)}
+    there = {column["name"] for column in Tables(connection).get_columns(table)}
     shown = ", ".join(value.format(name) if name in there else "NULL" for name in columns)
     query = f"SELECT {key}, {shown} FROM {table} {{}} ORDER BY {key} LIMIT {PAGE}"
     first, following = text(query.format("")), text(query.format(f"WHERE {key} > :last"))

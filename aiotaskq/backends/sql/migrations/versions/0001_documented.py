@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
-
 from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.names import Tables
 from aiotaskq.errors import ValidationError
 from aiotaskq.models import Base
 
@@ -28,7 +27,7 @@ def upgrade(op: Operations, report: Report, now: int) -> None:
     A table that does not exist is created by the next revision.
     """
     connection = op.get_bind()
-    inspector = sa.inspect(connection)
+    inspector = Tables(connection)
     found: dict[str, tuple[list[Any], list[Any]]] = {}
     for table in filter(inspector.has_table, ADDED):
         model = Base.metadata.tables[table].columns

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.migrations.adopt import Report, adopt
+from aiotaskq.backends.sql.names import Tables
 from aiotaskq.models import OUR_TABLES, Base, indexes_of
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def upgrade(op: Operations, report: Report, now: int) -> None:
     column may be NULL or has a server default, so that old software can still write.
     """
     connection = op.get_bind()
-    inspector = sa.inspect(connection)
+    inspector = Tables(connection)
     tables = [Base.metadata.tables[name] for name in OUR_TABLES]
     for table in tables:
         if not inspector.has_table(table.name):
@@ -38,7 +37,7 @@ def upgrade(op: Operations, report: Report, now: int) -> None:
     # After the rows were written: filling an index once is quicker. The unique ones cannot fail, all is NULL there.
     inspector.clear_cache()
     for table in tables:
-        have = {index["name"] for index in inspector.get_indexes(table.name)}
+        have = inspector.index_names(table.name)
         for index in indexes_of(table, dialect_of(connection).partial_indexes):
             if index.name not in have:
                 index.create(connection)
