@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
 from aiotaskq.app.handle import PushOptions
-from aiotaskq.backends.url import is_shared
+from aiotaskq.backends.url import TABLE_NAMES, is_shared, with_table_names
 from aiotaskq.core.errors import MAX_NAME
 from aiotaskq.errors import AiotaskqError, NotFound, ValidationError
 from aiotaskq.integrations.django.borrowed import (
@@ -43,7 +43,7 @@ from aiotaskq.sync.bridge import reach_of
 
 __all__ = ["TasksBackend"]
 
-OPTIONS = ("url", "using", "max_retries", "modules")
+OPTIONS = ("url", "using", *TABLE_NAMES, "max_retries", "modules")
 
 
 @functools.cache
@@ -62,6 +62,7 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
     - ``url``: the store of the tasks; default the database ``using``.
     - ``using``: the alias in ``DATABASES`` of the database whose transactions a task joins; default ``default``, if
       that is the store.
+    - ``schema``, ``table_prefix``: where its tables are, as for ``TaskQ``.
     - ``max_retries``: how often a task is retried after an exception; default 0, as Django's own backends.
     - ``modules``: names of modules with tasks, which workers import beside the module ``tasks`` of each application.
     """
@@ -74,9 +75,13 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
 
     @property
     def url(self) -> str:
-        """The URL of the store. Raises ImproperlyConfigured where none is given and none follows from the database."""
+        """The URL of the store.
+
+        Raises ImproperlyConfigured where none is given and none follows from the database, and as ``TaskQ``.
+        """
         url = self.options.get("url")
-        return url_of(self.options.get("using", "default")) if url is None else url
+        url = url_of(self.options.get("using", "default")) if url is None else url
+        return with_table_names(url, **{name: self.options.get(name) for name in TABLE_NAMES})
 
     @property
     def using(self) -> str | None:
