@@ -322,8 +322,7 @@ class Fetcher(Poller):
             if not ended or isinstance(error, DatabaseUnavailable) or not isinstance(error, Exception):
                 raise
             return await self._claim_with(verb, what)  # the error of an outcome must not fail the push
-        # The caller's next push may claim for the slots that this one has left.
-        self._reserved -= room - len(claimed)
+        self._reserved -= room - len(claimed)  # the caller's next push may claim for the slots that this one has left
         room = len(claimed)
         # Later, so that listeners hear of each push before they hear of its start.
         asyncio.get_running_loop().call_soon(take, held, claimed, context=self._context)
@@ -418,9 +417,8 @@ class Fetcher(Poller):
 
     def _change(self, task: Task, outcome: Outcome, now: int) -> Change:
         after = settle(task, outcome, now, self._queue.version)
-        if task.on_success is task.on_failure is None and not self._queue.webhooks:
-            return Change(task, after)
-        return Change(task, after, self._worker.follow_ups(after))
+        alone = task.on_success is task.on_failure is None and not self._queue.webhooks
+        return Change(task, after) if alone else Change(task, after, self._worker.follow_ups(after))
 
     def _written(
         self, ended: Sequence[tuple[Task, Outcome]], changes: Sequence[Change], held: Sequence[bool]
