@@ -39,6 +39,7 @@ HELLO = {
     "steps": "charged 17\npayment 17 mailed\n",
     "after": "published cats.mp4\n",
     "subscribe": "mail to Ann\nship order.placed:17\n",
+    "tags": "bill 18 {'team': 'shop', 'order': '18'}\n2\n",
     "unique": "True False True\nbill of ann\n",
     "workflow": "[['DUNE', 'EMMA'], 'saved DUNE and EMMA']\n",
     "stream": "data how\ndata far\ndata is\ndata the\ndata moon\nend completed\n",
