@@ -15,6 +15,7 @@ from aiotaskq.app.internal import internal
 from aiotaskq.core.alerts import ALERTS, WATCHED, grows, opened, runs_long, waits_long
 from aiotaskq.core.audit import AuditEntry
 from aiotaskq.core.history import MINUTE
+from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import is_poison
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
@@ -53,6 +54,11 @@ class Notice(msgspec.Struct, frozen=True):
     """When it began, in microseconds UTC; None where that is not known."""
     actor: str = ""
     """The operator that did it; empty where none did, or the audit log does not name one."""
+
+    @property
+    def at(self) -> str | None:
+        """``since`` as RFC 3339, of what does not last."""
+        return to_iso(self.since) if self.kind == "poison" else None
 
 
 async def look(view: View, stats: Stats, failed: Sequence[Task], log: Sequence[AuditEntry]) -> list[Notice]:

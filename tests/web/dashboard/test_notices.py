@@ -186,6 +186,8 @@ async def test_poison_and_dead_workers_need_attention(browse: Browse, tq: TaskQ)
     assert await notices(browse) == ["2 tasks have failed in the last hour.", one, lost, dead]
     page = (await browse.get("")).text
     assert 'href="task?id=a"' in page and 'href="worker?id=w2"' in page and "for 3 min<" in page
+    said = page.split(one)[1].split("</li>")[0]
+    assert "data-ago" in said and ">for" not in said, "it does not last"
     await tq.queue.backend.push([Task(task_id="c", seq=3, crashes=3, **about)])
     assert "2 tasks were failed as poison: each worker that ran them has died." in await notices(browse)
     assert 'href="tasks?status=failed&amp;error=poison"' in (await browse.get("")).text

@@ -147,6 +147,8 @@ async def test_types_are_sorted_by_links(browse: Browse, tq: TaskQ) -> None:
     assert orders["failed"] == orders["share"] == orders["p95"] == ["slow", "quick"]
     page = (await browse.get("types", params={"sort": "p95"})).text
     assert 'href="type?name=slow&amp;span=1h"' in page and 'aria-sort="descending"' in page and "25 %" in page
+    day = (await browse.get("types?span=24h")).text
+    assert re.findall(r">(0\.00[1-9])\d?</td>", day) == ["0.006", "0.002"], "few are not none"
 
 
 async def test_the_overview_shows_what_comes_into_queues_and_goes_out(
