@@ -16,7 +16,7 @@ from aiotaskq.core.task import SECOND, Task
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
 
-IDLE = 3600.0  # seconds between two rounds while nothing is known to wait
+IDLE = 86_400.0  # seconds between two rounds while nothing is known to wait
 MOST = 10_000  # ids whose ends are heard of; the rounds of the reaper look at the others
 
 

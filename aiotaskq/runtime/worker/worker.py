@@ -453,6 +453,7 @@ class Worker(Host):
             execution.abandoned = True
             log.error("{} does not stop and is abandoned", named(execution.task))
         await self._fetcher.stop(SERVICES)
+        await self.queue.after_sweep.stop(SERVICES)  # it hears of the ends up to now
         if unwritten := self._fetcher.unwritten:  # the store is away; the leases end by themselves
             log.error("the outcomes of {} tasks could not be written; the tasks will run again", unwritten)
         await self.queue.hooks.idle(grace)
