@@ -117,13 +117,20 @@ async def test_ends_are_heard_of_only_while_something_waits() -> None:
         assert ENDED not in heard
 
 
-async def test_a_parent_whose_row_is_deleted_counts_by_its_end() -> None:
+@pytest.mark.parametrize("how", ["delete", "purge"])
+async def test_a_parent_whose_row_is_deleted_counts_by_its_end(how: str) -> None:
     tq, first, _ = application()
     async with virtual(tq) as kit:
-        parent, late = await first.push(1), await first.options(delay=60).push(2)
-        await kit.drain()
+        parent, late = await first.options(delay=10).push(1), await first.options(delay=60).push(2)
         child = await first.options(after=[parent, late]).push(3)
-        await tq.delete(parent.task_id)
-        await tq.purge()
-        await kit.drain(delayed=True)
+        await kit.drain()
+        await tq.queue.after_sweep.stop()
+        await kit.advance(10)
+        await kit.drain()
+        await (tq.delete(parent.task_id) if how == "delete" else tq.purge())
+        assert await tq.find(status="completed") == []
+        await tq.queue.after_sweep.start()
+        await tq.queue.after_sweep.look_at_all()
+        await kit.advance(50)
+        await kit.drain()
         assert await child.result() == 3
