@@ -86,3 +86,18 @@ async def test_lists_are_filtered_by_a_part_of_a_name(browse: Browse, tq: TaskQ)
         assert "matches." in (await browse.get(page, params={"like": "nothing"})).text
         assert 'value="mail"' in (await browse.get(page, params={"like": "mail"})).text
     assert len((await browse.get("schedules?like=greet&format=json")).json()["schedules"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("page", "filtered"),
+    [
+        ("groups", "groups?status=failed"),
+        ("limits", "limits?key=none"),
+        ("values", "values?prefix=none"),
+        ("events", "events?key=none"),
+        ("activity", "activity?name=expired"),
+    ],
+)
+async def test_an_empty_list_says_whether_a_filter_was_given(browse: Browse, page: str, filtered: str) -> None:
+    hint = "Another filter may find some."
+    assert hint not in (await browse.get(page)).text and hint in (await browse.get(filtered)).text
