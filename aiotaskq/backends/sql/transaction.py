@@ -178,7 +178,7 @@ class SqlTransactions(Store):
             tx = self.tx(connection)
             answer = body(tx)
             admitted = admit_touched(tx)
-            return answer, admitted, [] if claim is None else claim_sql.claim(tx, claim), tx
+            return answer, admitted, claim_sql.claim(tx, claim) if claim is not None and claim.limit else [], tx
 
         answer, admitted, tasks, tx = await (write or self._database.write)(whole)
         followed, given_back = tx.touched.followed, tx.touched.given_back

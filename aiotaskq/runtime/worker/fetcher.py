@@ -269,7 +269,7 @@ class Fetcher(Poller):
 
     @property
     def wants(self) -> bool:
-        """Whether slots are free; a round under way may fill them."""
+        """Whether slots are free; a round under way claims for them, and the next one leaves them to pushes."""
         return self._free > 0 and self.here and self._room(True) > 0
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
@@ -281,7 +281,6 @@ class Fetcher(Poller):
         return await self._claim_with(self._backend.fire_and_claim, changes)
 
     async def _claim_with(self, verb: Callable[..., Coroutine[Any, Any, Pushed[R]]], what: Any) -> list[R]:
-        # A round under way claims for the free slots. The one after it leaves them to the push that follows this one.
         room, now = 0 if self._in_round else self._room(True), self._clock.now()
         self._pushing += 1
         self._reserved += room
@@ -341,12 +340,11 @@ class Fetcher(Poller):
 
     async def _round(self) -> float:
         self._in_round = True
-        claim = self._heartbeat.begin_claim() if self._shared else 0
+        claim = self._heartbeat.begin_claim()
         try:
             return await self._exchange()
         finally:
-            if self._shared:
-                self._heartbeat.end_claim(claim)
+            self._heartbeat.end_claim(claim)
             self._in_round = False
             if self._tally is not None:
                 self._tally.collect()
