@@ -56,6 +56,7 @@ EXTRAS: list[dict[str, str]] = [
         "metrics": "import aiotaskq.integrations.prometheus",
         "crypto": "from aiotaskq.codecs import Fernet; Fernet('A' * 43 + '=').encode(b'{}')",
         "zstd": "from aiotaskq.codecs import Zstd; Zstd().encode(b'{}' * 1000)",
+        "s3": "from aiotaskq.codecs import S3; S3('jobs')",
         "otel": "import aiotaskq.integrations.opentelemetry",
         "calendars": "from aiotaskq.core.blackout import check_calendar; check_calendar('calendar', 'DE')",
         "django": "import aiotaskq.integrations.django",

@@ -309,7 +309,7 @@ def aged(task: Task, age: int | None, now: int) -> Task | None:
     stays = task.status is not PENDING or task.waits or task.priority <= HIGHEST or task.undecodable
     if age is None or stays or now - since < age:
         return None
-    return task.replace(priority=HIGHEST, extra={**task.extra, AGED_FROM: task.priority}, coded=None)
+    return task.replace(priority=HIGHEST, extra={**task.extra, AGED_FROM: task.priority})
 
 
 def not_aged(task: Task) -> Task:
@@ -317,7 +317,7 @@ def not_aged(task: Task) -> Task:
     if task.aged_from is None:
         return task
     extra = {name: value for name, value in task.extra.items() if name != AGED_FROM}
-    return task.replace(priority=task.aged_from, extra=extra, coded=None)
+    return task.replace(priority=task.aged_from, extra=extra)
 
 
 def with_default_tags(task: Task, tags: Mapping[str, str]) -> Task:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aiotaskq.backends.base import Backend
+    from aiotaskq.core.groups import GroupState
 
 INTERVAL = 6 * 3600.0  # seconds between two sweeps of a store: each reads all of its tasks
 MOST = 100_000  # blobs of one sweep: their names are in memory
@@ -79,14 +80,13 @@ async def sweep(backend: Backend, after: str = "") -> tuple[int, str]:
     found = await codec.older(codec.store.grace, after, MOST)
     left = set(found)
     groups = set[str]()
-    last: str | None = None
-    while left and (page := await backend.groups.find(CHUNK, after=last)):
-        last = page[-1].group_id
+    if not found:
+        return 0, ""
+    async for page in _groups(backend):
         groups.update(group.group_id for group in page)
-        for group in page:
-            for callback in (group.then, group.on_failure):
-                left.difference_update(() if callback is None else _referred(callback))
-    async for tasks in _pages(backend) if left else _nothing():
+        for callback in [callback for group in page for callback in (group.then, group.on_failure)]:
+            left.difference_update(() if callback is None else _referred(callback))
+    async for tasks in _tasks(backend):
         for task in tasks:
             left.difference_update(_referred(task))
         unknown = {task.flow.group for task in tasks if task.flow is not None and task.flow.group is not None} - groups
@@ -105,19 +105,24 @@ def _referred(task: Task) -> list[str]:
     return list(blobs_of(task))
 
 
-async def _pages(backend: Backend) -> AsyncIterator[list[Task]]:
-    """Yield all tasks, the newest push first."""
-    page: list[Task] = []
+async def _groups(backend: Backend) -> AsyncIterator[list[GroupState]]:
+    """Yield all groups."""
+    page: list[GroupState] = []
     while True:
-        # A list cannot be continued behind a task that was deleted: it begins again.
-        rows = await backend.get([task.task_id for task in page])
-        last = next((task for task in reversed(rows) if task is not None), None)
-        page = await backend.find(TaskFilter(after=None if last is None else last.task_id), CHUNK)
+        # A list cannot be continued behind a row that was deleted; where none of a page is left, it begins again.
+        kept = [row.group_id for row in await backend.groups.get([row.group_id for row in page]) if row is not None]
+        page = await backend.groups.find(CHUNK, after=kept[-1] if kept else None)
         if not page:
             return
         yield page
 
 
-async def _nothing() -> AsyncIterator[list[Task]]:
-    for _ in ():
-        yield []
+async def _tasks(backend: Backend) -> AsyncIterator[list[Task]]:
+    """Yield all tasks, the newest push first, as ``_groups``."""
+    page: list[Task] = []
+    while True:
+        kept = [row.task_id for row in await backend.get([row.task_id for row in page]) if row is not None]
+        page = await backend.find(TaskFilter(after=kept[-1] if kept else None), CHUNK)
+        if not page:
+            return
+        yield page

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import Status, TaskQ, current_task, group
@@ -21,6 +22,8 @@ from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Failed, settle
 from aiotaskq.core.task import SECOND, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable, TaskConflict, TaskFailed, ValidationError
+from aiotaskq.operations.table import Access
+from aiotaskq.operations.tasks import Listed, list_
 from aiotaskq.runtime.blobs import INTERVAL, BlobSweep, sweep
 from aiotaskq.runtime.copy import copy
 from aiotaskq.runtime.recode import Recoded, recode
@@ -182,6 +185,50 @@ async def test_tasks_with_tags_and_parents_of_their_own(place: Place) -> None:
         assert [row.task_id for row in found] == [second.task_id, first.task_id]
         await tq.edit(first.task_id, delay=0)
         assert await second.result() == len(TEXT)
+
+
+async def test_an_aged_task_keeps_them_and_so_does_a_lost_one(place: Place) -> None:
+    async with place.tq() as tq:
+
+        @tq.task(name="slow", age=3600)
+        async def slow(text: str) -> None: ...
+
+        now = tq.queue.clock.now()
+        (task,) = await tq.queue.backend.push([new(type="slow", params=LARGE, run_at=now - 2 * HOUR, max_retries=3)])
+        await tq.queue.reaper.reap()
+        assert (await tq.get(task.task_id)).aged_from == task.priority
+        await tq.queue.backend.claim("owner", now + SECOND, 1, lease_until=1)
+        tq.queue.handlers = {}
+        await tq.queue.reaper.reap()
+        lost = await tq.get(task.task_id)
+        assert (lost.status, lost.aged_from, lost.params) == (Status.PENDING, None, LARGE)
+        assert [each.outcome for each in lost.attempts] == ["lost"]
+
+
+async def test_a_pop_reads_them(place: Place) -> None:
+    async with place.tq() as tq:
+        handle = await tq.push("t", LARGE)
+        place.folder.away = True
+        with pytest.raises(DatabaseUnavailable):
+            await tq.queue.pop_task(0)
+        place.folder.away = False
+        await tq.queue.claims.undone(within(5))
+        assert (await handle.task()).status is Status.PENDING, "it was given back"
+        popped = await tq.queue.pop_task(0)
+        assert popped is not None and popped["params"] == LARGE
+        await tq.queue.task_done()
+
+
+async def test_a_list_leaves_them_out_and_shows_no_error(place: Place) -> None:
+    async with place.tq() as tq:
+        handle, other = await tq.push("t", LARGE), await tq.push("t", {"n": 1})
+        access = Access(tq, show_args=True)
+        reads = place.folder.reads
+        page = await list_(access, Listed(params=True))
+        assert place.folder.reads == reads
+        views = {view.task_id: view for view in page.tasks}
+        assert (views[handle.task_id].params, views[handle.task_id].error) == (UNSET, None)
+        assert views[other.task_id].params == {"n": 1}
 
 
 async def test_a_session_pushes_them(place: Place, sql_store: Store) -> None:
