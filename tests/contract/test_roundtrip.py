@@ -141,6 +141,7 @@ schedule_values = st.builds(
     queue=name(100),
     max_retries=st.integers(0, INT32),
     timeout=maybe(st.floats(0, 1e9)),
+    tags=st.dictionaries(st.sampled_from(["order", "tenant"]), name(100), max_size=2),
     declared=st.booleans(),
     version=instants,
     outbox=st.lists(tasks, max_size=2).map(tuple),
