@@ -181,14 +181,10 @@ class After:
             last = ids[-1]
         return awaited
 
-    async def copy_to(self, target: After) -> None:
+    async def copy_to(self, target: Store) -> None:
         """Write to another store what waits here, once the tasks are copied."""
         last = ""
         while ids := await self._store.look(functools.partial(_parents, after=last)):
             rows = await self._store.look(functools.partial(_rows, owners=ids))
-            await target.put(rows)
+            await target.transact(functools.partial(_put, rows=rows), repeatable=True)
             last = ids[-1]
-
-    async def put(self, rows: Sequence[SideRow]) -> None:
-        """Write rows of another store."""
-        await self._store.transact(functools.partial(_put, rows=rows), repeatable=True)

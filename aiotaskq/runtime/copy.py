@@ -98,7 +98,7 @@ async def copy(
         await _copy_tasks(source, target, tasks, now, running, done, unread)
         looked += len(tasks)
         progress(looked, max(total, looked))
-    await source.after.copy_to(target.after)
+    await source.after.copy_to(target.store)
     await _copy_schedules(target, schedules, now, done)
     await open_gates(target, gates, now)
     done.limits = len(gates)

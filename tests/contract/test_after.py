@@ -348,7 +348,8 @@ async def test_a_copy_of_a_store_waits_for_the_same_ends(backend: Backend) -> No
     await copy(backend, target, LATER, running=True)
     assert await target.purge(TaskFilter(status=(Status.COMPLETED,)), 9) == 1
     assert await follow(target) == {two.task_id: two.task_id}
-    await settled(target, *await claimed(target))
+    (run,) = await claimed(target)
+    await settled(target, run)
     await follow(target)
     assert [started.task_id for started in await claimed(target)] == [task.task_id]
 
