@@ -38,7 +38,7 @@ _SIDE: Any = SideRowModel.__table__
 _WORKERS = select(_SIDE.c.name).where(_SIDE.c.kind == WORKER, _SIDE.c.owner == "", _SIDE.c.expires_at.is_(None))
 _TAG: Any = literal_column(f"'{TAG}'")  # as in the condition of its index
 FEW = 2_000
-"""Tasks with the tags of a filter that are read one and all; where there are more, all tasks are looked through."""
+"""Tasks with a tag that are all read; where each tag of a filter has more, all tasks are looked through."""
 _NEWEST = (c.seq.desc(), c.task_id.desc())
 # No plan shall read all rows in the order of an index to find some.
 _NEWEST_SORTED = ((c.seq + literal_column("0")).desc(), c.task_id.desc())
@@ -190,13 +190,13 @@ def _tagged(task_id: ColumnElement[str], where: TaskFilter) -> list[ColumnElemen
 
 
 def _few_tagged(tx: Tx, where: TaskFilter) -> Sequence[str] | None:
-    """Return the ids of the tasks with the tags of a filter if they are few."""
-    if not where.tags:
-        return None
-    owner, name = _SIDE.c.owner, labels(where.tags)[0]
-    query = select(owner).where(_SIDE.c.kind == _TAG, _SIDE.c.name == name, *_tagged(owner, where)).limit(FEW + 1)
-    ids: Sequence[str] = tx.connection.execute(query).scalars().all()
-    return ids if len(ids) <= FEW else None
+    """Return the ids of the tasks with the tags of a filter if few tasks have one of them; else None."""
+    execute, owner = tx.connection.execute, _SIDE.c.owner
+    for name in labels(where.tags):
+        having = select(owner).where(_SIDE.c.kind == _TAG, _SIDE.c.name == name)
+        if len(execute(having.limit(FEW + 1)).all()) <= FEW:
+            return execute(having.where(*_tagged(owner, where))).scalars().all()
+    return None
 
 
 def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
