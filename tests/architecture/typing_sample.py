@@ -36,7 +36,7 @@ def shout(text: str, client: Client = injected()) -> str:
     return text.upper()
 
 
-@tq.task(max_retries=5, max_snoozes=10, age=3600)
+@tq.task(max_retries=5, max_snoozes=10, age=3600, tags={"team": "a"})
 async def fetch(busy: bool) -> str:
     if busy:
         raise Retry("busy", after=datetime.timedelta(minutes=1)) from ConnectionError()
