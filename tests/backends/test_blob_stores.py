@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import TaskQ
-from aiotaskq.backends.blobs import BlobCodec
+from aiotaskq.backends.blobs import BlobCodec, with_blobs
 from aiotaskq.codecs import S3, BlobStore, Folder
 from aiotaskq.core.errors import REQUIREMENTS
 from aiotaskq.errors import DatabaseUnavailable, MissingExtra, ValidationError
@@ -112,3 +112,32 @@ async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         with pytest.raises(DatabaseUnavailable, match=r"blobs: Folder\('.*/file/blobs'\): NotADirectoryError"):
             await tq.push("t", {"text": "a" * 100_000})
         assert await tq.find() == []
+
+
+async def test_an_unmounted_folder_is_out_of_reach(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "a")
+    folder.put("s/h/x", b"1")
+    assert (folder.get("s/h/x"), folder.get("s/h/y"), folder.get("s/other/y")) == (b"1", None, None)
+    (tmp_path / "a").rename(tmp_path / "b")
+    with pytest.raises(FileNotFoundError):
+        folder.get("s/h/x")
+
+
+def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"blobs: a store is needed, as Folder"):
+        TaskQ("memory://", blobs=str(tmp_path))  # type: ignore[arg-type]
+    for options in ({"over": 0}, {"over": 10**9}, {"grace": 5}):
+        with pytest.raises(ValidationError):
+            Folder(tmp_path, **options)  # type: ignore[arg-type]
+
+
+def test_an_undecoded_value_that_looks_like_a_reference_is_none(tmp_path: Path) -> None:
+    class Plain:
+        def encode(self, data: bytes, /) -> bytes:
+            return b"\x00bl" + data
+
+        def decode(self, data: bytes, /) -> bytes:
+            return data[3:]
+
+    codec = with_blobs(Plain(), Folder(tmp_path), lambda: 0)
+    assert isinstance(codec, BlobCodec) and codec.decode(codec.encode(b"{}")) == b"{}"

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from aiotaskq import Status, TaskQ, current_task, group
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.blobs import BlobCodec, with_blobs
+from aiotaskq.backends.blobs import with_blobs
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.codecs import Codec, Folder
 from aiotaskq.concurrency.clock import VirtualClock
@@ -416,15 +416,6 @@ async def test_a_store_out_of_reach_fails_no_task(place: Place) -> None:
             assert await handle.result() == "done"
 
 
-async def test_an_unmounted_folder_is_out_of_reach(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / "a")
-    folder.put("s/h/x", b"1")
-    assert (folder.get("s/h/x"), folder.get("s/h/y"), folder.get("s/other/y")) == (b"1", None, None)
-    (tmp_path / "a").rename(tmp_path / "b")
-    with pytest.raises(FileNotFoundError):
-        folder.get("s/h/x")
-
-
 async def test_the_loop_goes_on_meanwhile(place: Place) -> None:
     class Slow(Folder):
         """Waits in each verb until the loop has had a turn."""
@@ -497,23 +488,3 @@ async def test_in_memory_they_are_not_used(url: str, tmp_path: Path) -> None:
     async with TaskQ(url, blobs=Folder(tmp_path / "blobs")) as tq:
         handle = await tq.push("t", LARGE)
         assert (await handle.task()).params == LARGE and not (tmp_path / "blobs").exists()
-
-
-def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match=r"blobs: a store is needed, as Folder"):
-        TaskQ("memory://", blobs=str(tmp_path))  # type: ignore[arg-type]
-    for options in ({"over": 0}, {"over": 10**9}, {"grace": 5}):
-        with pytest.raises(ValidationError):
-            Folder(tmp_path, **options)  # type: ignore[arg-type]
-
-
-def test_an_undecoded_value_that_looks_like_a_reference_is_none(tmp_path: Path) -> None:
-    class Plain:
-        def encode(self, data: bytes, /) -> bytes:
-            return b"\x00bl" + data
-
-        def decode(self, data: bytes, /) -> bytes:
-            return data[3:]
-
-    codec = with_blobs(Plain(), Folder(tmp_path), lambda: NOW)
-    assert isinstance(codec, BlobCodec) and codec.decode(codec.encode(b"{}")) == b"{}"

@@ -64,4 +64,4 @@ def refused(answer: httpx.Response, status: int, code: str, says: str = "") -> N
     found = msgspec.json.decode(answer.content, type=Problem, strict=True)
     assert (found.status, found.code) == (status, code)
     assert (answer.headers["x-content-type-options"], answer.headers["cache-control"]) == ("nosniff", "no-store")
-    assert says in found.detail
+    assert says in found.detail, found.detail

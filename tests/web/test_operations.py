@@ -186,7 +186,7 @@ async def test_wrong_parameters_are_named_first(ask: Ask) -> None:
 
 async def test_unknown_query_parameters_are_refused(ask: Ask) -> None:
     for path, known in (
-        ("tasks", "status, type, queue, schedule, since, error, limit, cursor, params"),
+        ("tasks", "status, type, queue, schedule, since, tag, error, limit, cursor, params"),
         ("schedules", "enabled, limit, cursor, params"),
         ("tasks/none", "there are params"),
         ("stats", "there are none here"),
