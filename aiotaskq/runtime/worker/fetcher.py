@@ -340,11 +340,12 @@ class Fetcher(Poller):
 
     async def _round(self) -> float:
         self._in_round = True
-        claim = self._heartbeat.begin_claim()
+        claim = self._heartbeat.begin_claim() if self._shared else 0
         try:
             return await self._exchange()
         finally:
-            self._heartbeat.end_claim(claim)
+            if self._shared:
+                self._heartbeat.end_claim(claim)
             self._in_round = False
             if self._tally is not None:
                 self._tally.collect()

@@ -146,7 +146,8 @@ class Runner:
         """
         task = execution.task
         handler = self.handlers.get(task.type)
-        if handler is not None and is_unread(task) and execution.reason is None and not task.cancel_requested:
+        unread = task.undecodable is not None and is_unread(task)
+        if unread and handler is not None and execution.reason is None and not task.cancel_requested:
             whole = await self._read_blobs(execution)
             if not isinstance(whole, Task):
                 execution.ended = True
