@@ -120,7 +120,7 @@ def new_task_of(
         options["task_id"] = child_id(call.type)
     options |= {"run_at": run_at, "expires_at": expires_at}
     if handler is not None and handler.template.extra:
-        tags = handler.template.tags | tags
+        tags = check_tags(handler.template.tags | tags)
     if tags:
         options["extra"] = {TAGS: tags}
     task = new_task(call.type, call.params, now=now, kind=registered.kind, **options)

@@ -17,13 +17,13 @@ from aiotaskq.core.errors import check_text, missing
 class Folder(BlobStore):
     """Keeps blobs as files in a folder that every host sees under some path: a local disk for one host, or NFS."""
 
-    def __init__(self, path: str | os.PathLike[str], over: int = 65_536, grace: float | timedelta = 86_400.0) -> None:
+    def __init__(self, path: str | Path, over: int = 65_536, grace: float | timedelta = 86_400.0) -> None:
         """``path`` is created with the first blob. ``over`` and ``grace`` as of ``BlobStore``. Raises ValidationError.
 
         Only the user of the process may read what is written there.
         """
         super().__init__(over, grace)
-        self._root = Path(check_text("path", os.fspath(path), 4_096)).absolute()
+        self._root = Path(check_text("path", str(path) if isinstance(path, Path) else path, 4_096)).absolute()
 
     def __repr__(self) -> str:
         return f"Folder({str(self._root)!r})"

@@ -29,7 +29,7 @@ from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.instants import to_datetime, utc, utc_or_none
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.status import FINAL, PENDING, Status, StatusName
-from aiotaskq.core.tags import tags_of, with_tags
+from aiotaskq.core.tags import MAX_TAGS, tags_of, with_tags
 from aiotaskq.core.worker_info import read_owner
 
 SECOND = 1_000_000  # microseconds
@@ -322,7 +322,9 @@ def not_aged(task: Task) -> Task:
 
 def with_default_tags(task: Task, tags: Mapping[str, str]) -> Task:
     """Return a task with those of these tags that it does not have by name."""
-    merged = {**tags, **task.tags}
+    own = task.tags
+    more = [each for each in tags.items() if each[0] not in own]
+    merged = {**dict(more[: MAX_TAGS - len(own)]), **own}
     return task if merged == task.tags else task.replace(extra=with_tags(task.extra, merged))
 
 

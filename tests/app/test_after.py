@@ -103,6 +103,35 @@ async def test_a_delay_counts_from_the_push_and_a_limit_is_passed_behind_the_par
         assert await delayed.result() == [1]
 
 
+@pytest.mark.parametrize("how", ["one", "many"])
+async def test_a_child_that_is_retried_goes_on_with_its_parent(how: str) -> None:
+    tq = TaskQ("memory://")
+    broken = [True]
+
+    @tq.task(max_retries=0)
+    async def first() -> int:
+        if broken.pop() if broken else False:
+            raise ValueError("once")
+        return 1
+
+    @tq.task
+    async def then() -> int:
+        return 2
+
+    async with virtual(tq) as kit:
+        parent = await first.push()
+        child = await then.options(after=parent).push()
+        await kit.drain()
+        assert await child.status() is Status.CANCELLED
+        if how == "many":
+            assert await tq.retry_many(status=["failed", "cancelled"]) == 2
+        else:
+            await tq.retry(child.task_id)
+            await tq.retry(parent.task_id)
+        await kit.drain()
+        assert await child.status() is Status.COMPLETED, "without a round of the reaper"
+
+
 async def test_ends_are_heard_of_only_while_something_waits() -> None:
     tq, first, then = application()
     async with virtual(tq) as kit:

@@ -126,6 +126,8 @@ async def test_an_unmounted_folder_is_out_of_reach(tmp_path: Path) -> None:
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=r"blobs: a store is needed, as Folder"):
         TaskQ("memory://", blobs=str(tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match=r"^path: "):
+        Folder(5)  # type: ignore[arg-type]
     for options in ({"over": 0}, {"over": 10**9}, {"grace": 5}):
         with pytest.raises(ValidationError):
             Folder(tmp_path, **options)  # type: ignore[arg-type]

@@ -180,6 +180,35 @@ async def test_a_parent_that_is_deleted_after_its_end_has_counted(backend: Backe
     assert [started.task_id for started in await claimed(backend)] == [task.task_id]
 
 
+async def test_a_purge_leaves_a_parent_whose_end_its_child_does_not_know(backend: Backend) -> None:
+    parent, other = await running(backend, 2)
+    task = await put(backend, {parent.task_id: CANCEL})
+    for each in (parent, other):
+        await settled(backend, each)
+    completed = TaskFilter(status=(Status.COMPLETED,))
+    assert await backend.purge(completed, 9) == 1, "the one that none waits for"
+    await follow(backend)
+    assert await backend.purge(completed, 9) == 1
+    assert [started.task_id for started in await claimed(backend)] == [task.task_id]
+
+
+async def test_a_child_that_is_brought_back_waits_for_no_parent_that_is_gone(backend: Backend) -> None:
+    done, broken = await running(backend, 2)
+    task = await put(backend, {done.task_id: CANCEL, broken.task_id: CANCEL})
+    await settled(backend, done)
+    failed = await settled(backend, broken, BROKEN)
+    await follow(backend)
+    assert await backend.purge(TaskFilter(status=(Status.COMPLETED,)), 9) == 1
+    await settled(backend, failed, Requeued())
+    await settled(backend, await read(backend, task), Requeued())
+    await follow(backend)
+    (run,) = await claimed(backend)
+    assert run.task_id == broken.task_id
+    await settled(backend, run)
+    await follow(backend)
+    assert [started.task_id for started in await claimed(backend)] == [task.task_id]
+
+
 async def test_a_parent_that_runs_again_is_waited_for_by_what_still_waits(backend: Backend) -> None:
     one, two = await running(backend, 2)
     free = await put(backend, {one.task_id: RUN})

@@ -12,12 +12,11 @@ import pytest
 from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from aiotaskq import Status, TaskQ, current_task, group
+from aiotaskq import Status, TaskQ, current_task, group, injected
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.blobs import with_blobs
+from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import parse_url
-from aiotaskq.codecs import Codec, Folder
+from aiotaskq.codecs import Folder
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Failed, settle
 from aiotaskq.core.task import SECOND, TaskFilter
@@ -28,6 +27,7 @@ from aiotaskq.runtime.blobs import INTERVAL, BlobSweep, sweep
 from aiotaskq.runtime.copy import copy
 from aiotaskq.runtime.recode import Recoded, recode
 from tests.support.backends import Store
+from tests.support.blobs import Place
 from tests.support.codecs import Keyed
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, new, read
@@ -36,52 +36,6 @@ HOUR = 3600 * SECOND
 DAY = 24 * HOUR
 TEXT = "large " * 20_000
 LARGE = {"text": TEXT}
-
-
-class Counting(Folder):
-    """A folder that counts what is read, and can be out of reach."""
-
-    reads = 0
-    away = False
-
-    def put(self, name: str, data: bytes) -> None:
-        self._reach()
-        super().put(name, data)
-
-    def get(self, name: str) -> bytes | None:
-        self._reach()
-        self.reads += 1
-        return super().get(name)
-
-    def _reach(self) -> None:
-        if self.away:
-            raise OSError("no route to host")
-
-
-class Place:
-    """A store, a folder of blobs, and a time."""
-
-    def __init__(self, store: Store, root: Path) -> None:
-        self.store, self.root, self.now = store, root, NOW
-        self.folder = Counting(root)
-        self._backends: list[Backend] = []
-
-    async def open(self, codec: Codec | None = None, url: str | None = None) -> Backend:
-        backend = connect(url or self.store.url, codec=with_blobs(codec, self.folder, lambda: self.now))
-        await backend.open()
-        self._backends.append(backend)
-        return backend
-
-    def tq(self, codec: Codec | None = None) -> TaskQ:
-        return TaskQ(self.store.url, codec=codec, blobs=self.folder, poll_interval=0.05, history=False)
-
-    @property
-    def files(self) -> list[Path]:
-        return sorted(path for path in self.root.rglob("*") if path.is_file())
-
-    async def close(self) -> None:
-        for backend in self._backends:
-            await backend.close()
 
 
 @pytest.fixture
@@ -414,6 +368,29 @@ async def test_a_store_out_of_reach_fails_no_task(place: Place) -> None:
             assert (row.status, row.retry_count) == (Status.PENDING, 0), "it is put off"
             place.folder.away = False
             assert await handle.result() == "done"
+
+
+async def test_parents_out_of_reach_fail_no_task(place: Place) -> None:
+    tq = place.tq()
+
+    @tq.task
+    async def work() -> str:
+        return TEXT
+
+    @tq.task(max_retries=0)
+    async def follow(results: list[str] = injected()) -> list[int]:
+        return [len(each) for each in results]
+
+    async with tq.running(concurrency=1), asyncio.timeout(within(30)):
+        parent = await work.push()
+        assert await parent.result() == TEXT
+        place.folder.away = True
+        child = await follow.options(after=[parent]).push()
+        while not (row := await tq.queue.read(child.task_id)) or row.due_at is None:
+            await asyncio.sleep(0.01)
+        assert (row.status, row.retry_count) == (Status.PENDING, 0), "it is put off"
+        place.folder.away = False
+        assert await child.result() == [len(TEXT)]
 
 
 async def test_the_loop_goes_on_meanwhile(place: Place) -> None:

@@ -181,6 +181,15 @@ async def test_those_of_the_handler_and_of_the_push(tq: TaskQ) -> None:
     assert ids(await tq.find(tags=ORDER)) == [many[1].task_id, other.task_id]
 
 
+async def test_those_of_the_handler_count_for_the_bound(kit: Kit, tq: TaskQ) -> None:
+    own = {f"n{number}": "1" for number in range(16)}
+    with pytest.raises(ValidationError, match=r"^tags: 18 are more than 16$"):
+        await tq.push("mail", tags=own)
+    await tq.schedules.add("s", "mail", interval=60, tags=own)
+    handle = await tq.schedules.run_now("s")
+    assert (await handle.task()).tags == own, "a schedule that was stored before the handler had tags goes on"
+
+
 async def test_groups_follow_ups_and_schedules_have_their_own(kit: Kit, tq: TaskQ) -> None:
     await tq.group([tq.call("end", tags=ORDER), tq.call("mail")], then=tq.call("mail", tags={"order": "18"}))
     await tq.push("end", on_success="mail", tags={"order": "20"})

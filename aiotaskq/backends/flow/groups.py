@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -141,11 +141,11 @@ def spend_reported(tx: Transaction, new: Sequence[NewNotes]) -> None:
     spend(tx, by_group)
 
 
-def staying(tx: Transaction, tasks: Iterable[Task], before: int | None) -> set[str]:
+def staying(tx: Transaction, tasks: Collection[Task], before: int | None) -> set[str]:
     """Return the ids of those of these ended tasks that a purge leaves, since they are members of groups that stay.
 
-    Members of a group that cannot be read stay, too: whether it has ended is not known. ``before`` is the time in epoch
-    seconds before which they have to have ended, None for any.
+    Members of a group that cannot be read stay, too: whether it has ended is not known; and so do those of ``unseen``.
+    ``before`` is the time in epoch seconds before which they have to have ended, None for any.
     """
     members = [(task, group_id) for task in tasks if (group_id := kept_by(task)) is not None]
     found: dict[str, GroupState] = {}
@@ -154,11 +154,20 @@ def staying(tx: Transaction, tasks: Iterable[Task], before: int | None) -> set[s
         found |= (groups := tx.groups(level))
         level = around(groups, found)
     top, unread = outermost(found), tx.unread_groups
-    return {
+    stay = unseen(tx, [task.task_id for task in tasks if task.status is Status.COMPLETED])
+    return stay | {
         task.task_id
         for task, group_id in members
         if stays(task, group := top.get(group_id), before) or (group_id if group is None else group.parent_id) in unread
     }
+
+
+def unseen(tx: Transaction, completed: Collection[str]) -> set[str]:
+    """Return those of these completed tasks whose end is not known yet to a task that was pushed after them."""
+    if not completed or not tx.side.owners(AFTER, 1):
+        return set()
+    rows = tx.side.of(AFTER, sorted(completed), texts=False)
+    return {row.owner for row in rows if not row.name.startswith(Status.COMPLETED)}
 
 
 def concerns(before: Task, after: Task) -> bool:
@@ -200,7 +209,9 @@ def again(tx: Transaction, after: Task) -> Task:
     live = live_parents(after, found.values())
     if live and after.flow.rules:
         old = edges_of(tx, own_rules(after)).get(after.task_id, {})
-        tie(tx, after.task_id, old, {key: end_of(parent) for key, parent in found.items()})
+        # One that is gone holds it up no more, nor ends it: the operator has brought it back.
+        gone = dict.fromkeys(own_rules(after).keys() - found.keys() - tx.unread_groups, f"{Status.COMPLETED}@")
+        tie(tx, after.task_id, old, gone | {key: end_of(parent) for key, parent in found.items()})
     return waiting(after, live, after.due_us) if live else after
 
 

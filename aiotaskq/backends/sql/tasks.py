@@ -16,7 +16,16 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import matching
 from aiotaskq.backends.change import Change, has_moved, holds
-from aiotaskq.backends.flow.groups import again, follow, follow_deletes, is_tied, parents_first, staying, waits_again
+from aiotaskq.backends.flow.groups import (
+    again,
+    follow,
+    follow_deletes,
+    is_tied,
+    parents_first,
+    staying,
+    unseen,
+    waits_again,
+)
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.side_rows import OF_TASKS, TAG, WORKER
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
@@ -346,6 +355,8 @@ def purge(tx: Tx, where: TaskFilter, limit: int, passed: Passed | None = None) -
         page = connection.execute(oldest.limit(limit - deleted).offset(0 if behind is None else behind.left)).all()
         tied = _tied(page, status)
         stay = _staying(tx, tied, status, where.completed_before)
+        if status is Status.COMPLETED:
+            stay |= unseen(tx, [row.task_id for row in page])
         for part in chunks([row.task_id for row in page if row.task_id not in stay]):
             # A task that was retried meanwhile stays.
             deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), c.status == str(status))).rowcount

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -48,8 +48,7 @@ class AfterSweep(Poller):
 
     def pushed(self, tasks: Sequence[Task]) -> None:
         """Tell every process of tasks that this one has pushed, and that are committed; from any thread."""
-        if parents := sorted({key for task in tasks if task.waits for key in own_rules(task)}):
-            self._backend.listeners.notify(AFTER, parents)
+        tell_waiting(self._backend, [task for task in tasks if task.waits])
 
     def at_commit(self, tasks: Sequence[Task], committed: Callable[[], None] | None) -> Callable[[], None] | None:
         """Return ``committed``, the function to call after the commit of a caller, so that it tells of these tasks."""
@@ -109,3 +108,9 @@ class AfterSweep(Poller):
         elif not self._awaited and self._stop_listening is not None:
             self._stop_listening()
             self._stop_listening = None
+
+
+def tell_waiting(backend: Backend, tasks: Iterable[Task]) -> None:
+    """Tell every process that these tasks wait for their own parents, or may do so again, since they were retried."""
+    if parents := sorted({key for task in tasks for key in own_rules(task)}):
+        backend.listeners.notify(AFTER, parents)

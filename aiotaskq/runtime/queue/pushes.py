@@ -182,6 +182,8 @@ class Pushes:
             elif not all(held):
                 return  # another transaction has changed one, which this one may not see
             pushed = await self.capacity.push([tasks[at] for at in places], session, None)
+            if session is None and any_waits(tasks):
+                self.after_sweep.pushed([tasks[at] for at in places])
             for at, row in zip(places, pushed, strict=True):
                 stored[at] = row
 

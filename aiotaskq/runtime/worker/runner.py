@@ -228,6 +228,9 @@ class Runner:
             if execution.abandoned or (execution.reason is None and self._loop_ends):
                 raise  # the lease ends by itself
             return self._interrupted(execution)
+        if isinstance(error, ParentsUnread):
+            log.warning("{} is passed on to other workers: {}", named(execution.task), error)
+            return passed_on(execution.task, str(error), self._clock.now())
         if isinstance(error, SnoozeRequested):
             return _snoozed(execution.task, handler, error.delay)
         if isinstance(error, BrokenExecutor):
@@ -388,7 +391,10 @@ class Runner:
         declared = handler.parent
         assert declared is not None
         name = declared.name
-        found = await self._host.queue.groups.parents(task)
+        try:
+            found = await self._host.queue.groups.parents(task)
+        except DatabaseUnavailable as error:
+            raise ParentsUnread(str(error)) from error
         called_back = task.flow is not None and task.flow.source is not None
         if not found and not (called_back and declared.many):  # a group may have no members
             if declared.needed:
@@ -407,6 +413,10 @@ class Runner:
             return params if self._objects else handler.loaded(params)
         except ValidationError as error:
             raise unfitting(error, handler) from None
+
+
+class ParentsUnread(Exception):
+    """The store, or its blobs, cannot be reached, so that the handler gets no earlier tasks, and has not begun."""
 
 
 def _with_span(outcome: Outcome | None, execution: Execution) -> Outcome | None:
