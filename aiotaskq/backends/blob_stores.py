@@ -42,9 +42,8 @@ class Folder(BlobStore):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(new, path)
-        except BaseException:
-            os.unlink(new)
-            raise
+        finally:
+            Path(new).unlink(missing_ok=True)  # where it could not be written or renamed
         _sync(path.parent)
 
     def get(self, name: str) -> bytes | None:

@@ -182,7 +182,7 @@ class Pushes:
             elif not all(held):
                 return  # another transaction has changed one, which this one may not see
             pushed = await self.capacity.push([tasks[at] for at in places], session, None)
-            if session is None and any_waits(tasks):
+            if session is None:
                 self.after_sweep.pushed([tasks[at] for at in places])
             for at, row in zip(places, pushed, strict=True):
                 stored[at] = row
