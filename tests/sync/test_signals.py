@@ -154,23 +154,26 @@ class Alarm(TimeoutError):
     pass
 
 def alarm(number, frame):
-    global struck
-    struck = Alarm()
-    raise struck
+    global armed, struck
+    if armed:  # the signal may come after its timer was stopped
+        armed, struck = False, Alarm()
+        raise struck
 
 signal.signal(signal.SIGALRM, alarm)
 chance = random.Random({seed!r})
-struck, strikes, operations = None, 0, 0
+armed, struck, strikes, operations = False, None, 0, 0
 usual = {{}}  # seconds that an operation takes
 
 def interrupted(kind, operation):
     \"\"\"Return what the operation returns, None if the alarm has struck before.\"\"\"
-    global struck, strikes, operations
+    global armed, struck, strikes, operations
     struck, answer, start = None, None, time.monotonic()
     operations += 1
     try:
+        armed = True
         signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 1.5 * usual.get(kind, 0.01)))
         answer = operation()
+        armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         usual[kind] = 0.8 * usual.get(kind, 0.01) + 0.2 * (time.monotonic() - start)
     except Alarm as error:

@@ -20,8 +20,9 @@ from aiotaskq.core.ids import restart_seq
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
-from aiotaskq.testing import START, Kit, override, virtual
-from tests.support.machine import within
+from aiotaskq.testing import START, Kit, VirtualClock, override, virtual
+from aiotaskq.testing.harness import opened
+from tests.support.machine import watchdog, within
 from tests.testing.backoffs import STEADY
 
 
@@ -366,6 +367,32 @@ async def test_a_run_that_ends_while_the_kit_reads_is_settled(tmp_path: Path, mo
         monkeypatch.setattr(backend, "next_run_at", next_run_at)
         await kit.drain()
         assert await handle.status() is Status.COMPLETED
+
+
+def test_a_loop_may_end_while_an_outcome_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where anyio runs a test: the kit is stopped by the end of the loop, which has cancelled all asyncio tasks."""
+
+    async def test() -> None:
+        tq = kit.tq
+        writes = asyncio.Event()
+
+        async def exchange(*_: Any) -> Any:
+            writes.set()
+            await asyncio.Event().wait()
+
+        @tq.task
+        async def work() -> None:
+            monkeypatch.setattr(tq.queue.backend, "exchange", exchange)
+
+        await work.push()
+        await asyncio.wait_for(writes.wait(), watchdog())
+        asyncio.get_running_loop().call_later(within(10), stuck)
+
+    def stuck() -> None:
+        raise SystemExit("the loop does not end")
+
+    with opened(Kit, None, None, clock=VirtualClock()) as kit:
+        asyncio.run(test())
 
 
 async def test_what_an_earlier_test_has_pushed_makes_no_first_call_later() -> None:

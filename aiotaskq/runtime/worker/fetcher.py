@@ -83,8 +83,9 @@ class Fetcher(Poller):
 
     @property
     def busy(self) -> bool:
-        """Whether an outcome is to be written, or a round or a push is under way, which may bring tasks."""
-        return self._in_round or self._pushing > 0 or self.unwritten > 0
+        """Whether an outcome will be written, or a round or a push is under way, which may bring tasks."""
+        # A loop that ends cancels the rounds: then nothing writes what is left.
+        return self._in_round or self._pushing > 0 or (self.unwritten > 0 and self.here)
 
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""

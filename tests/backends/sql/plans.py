@@ -124,6 +124,9 @@ def start(name: str, folder: Path, database: str) -> sa.Engine:
         with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             connection.execute(sa.text("ALTER SYSTEM SET autovacuum = off"))
             connection.execute(sa.text("SELECT pg_reload_conf()"))
+            # As on our own connections.
+            connection.execute(sa.text(f"ALTER DATABASE {database} SET max_parallel_workers_per_gather = 0"))
+        engine.dispose()
     return engine
 
 

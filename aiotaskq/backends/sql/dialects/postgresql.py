@@ -287,12 +287,13 @@ class PostgresqlDialect(ServerDialect):
         # By the number of the table: each schema has one of its own, whatever it is called by.
         "SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), hashtext('task_queue'::regclass::oid::text))"
     )
-    session_settings = "SET enable_seqscan = off; SET jit = off"
+    session_settings = "SET enable_seqscan = off; SET jit = off; SET max_parallel_workers_per_gather = 0"
     """The settings of the package's own connections.
 
     A prepared plan from when the table was small scans all of it until the statistics are renewed, so scans are
     disabled: each of our statements has an index. Before PostgreSQL 18 a scan that is used all the same, such as that
-    of the paused queues, adds 1e10 to the plan's cost, and JIT would compile each such plan.
+    of the paused queues, adds 1e10 to the plan's cost, and JIT would compile each such plan. Parallel workers take
+    longer to start than these statements to run.
     """
 
     def check_url(self, url: URL, shown: str) -> None:
