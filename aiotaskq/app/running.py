@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +21,7 @@ from aiotaskq.core.alerts import ALERTS, NAMED, Rules, Seen, after, changes, hol
 from aiotaskq.core.errors import INT32
 from aiotaskq.core.status import Status
 from aiotaskq.core.stopping import CLOSING, SERVICES, ExitCode
-from aiotaskq.core.task import SECOND, Task, new_task, with_default_tags
+from aiotaskq.core.task import SECOND, Task, TaskFilter, new_task, with_default_tags
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.blobs import BlobSweep
@@ -277,6 +277,7 @@ class Running(Registry):
         schedule_late: float | timedelta | None = None,
         no_worker: float | timedelta | None = None,
         every: float | timedelta = 30.0,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Watch the store: an alert begins when it passes one of these bounds, and ends when it is within it again.
 
@@ -290,11 +291,12 @@ class Running(Registry):
             no_worker: tasks of a queue have been ready for more seconds, and no worker claims from it. Where no worker
                 runs at all, nothing evaluates the rules: ``aiotaskq check`` tells that from outside.
             every: seconds between two evaluations.
+            tags: ``dead_letters`` counts the tasks with all these tags only.
 
         Raises:
             ValidationError: naming the argument.
         """
-        self._registered.alerts = make_rules(dead_letters, oldest_ready, schedule_late, no_worker, every)
+        self._registered.alerts = make_rules(dead_letters, oldest_ready, schedule_late, no_worker, every, tags)
         self._handle_alerts()
 
     def _adopt(self, registered: Registrations) -> None:
@@ -406,4 +408,8 @@ async def look(backend: Backend, schedules: Schedules | None, rules: Rules, now:
     unclaimed: list[str] = []
     if rules.no_worker is not None and (workers := await awake(backend, now)) is not None:
         unclaimed = await unclaimed_queues(backend, stats, workers, now - int(rules.no_worker * SECOND))
-    return Seen(stats.counts.get(str(Status.FAILED), 0), stats.oldest_age, late, unclaimed)
+    failed = stats.counts.get(str(Status.FAILED), 0)
+    if rules.tags and rules.dead_letters is not None and failed >= rules.dead_letters:
+        tagged = TaskFilter(status=(Status.FAILED,), tags=rules.tags)
+        failed = len(await backend.find(tagged, rules.dead_letters))
+    return Seen(failed, stats.oldest_age, late, unclaimed)

@@ -28,6 +28,7 @@ from aiotaskq.core.foreign_names import checks_options
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.masking import mask
 from aiotaskq.core.plan import as_pushed, plan
+from aiotaskq.core.tags import check_tag_names
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, ValidationError
 from aiotaskq.runtime.blobs import BlobSweep
@@ -75,6 +76,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         schema: str | None = None,
         table_prefix: str | None = None,
         history: bool = True,
+        history_tags: Sequence[str] = (),
         codec: Codec | None = None,
         blobs: BlobStore | None = None,
         version: str | None = None,
@@ -102,6 +104,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             table_prefix: what the names of the tables begin with in SQLite and MySQL, as ``jobs_``; also in a URL. For
                 Redis write ``?prefix=jobs``.
             history: whether workers write, once a minute, the sums of what their tasks did; see ``history()``.
+            history_tags: names of tags, as ``("tenant",)``, for each value of which they write sums of its own, too:
+                at most 500 values a minute, the others as ``other``.
             codec: what compresses or encrypts params, progress, results and attempts in a durable store, as
                 ``Chain(Zlib(), Fernet(key))``; ``memory://`` does not use it.
             blobs: where params, results and attempts are that are long after the codec, as ``Folder("/srv/blobs")`` or
@@ -145,6 +149,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             "reap_interval": quarter if reap_interval is None else reap_interval,
             "poll_interval": poll_interval,
             "history": history,
+            "history_tags": check_tag_names("history_tags", history_tags),
         }
         self.queue = Queue(
             self._backend,

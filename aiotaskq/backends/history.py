@@ -17,7 +17,7 @@ from aiotaskq.log import log
 KIND = "history"
 _encode = msgspec.json.Encoder().encode
 _HISTOGRAMS = re.compile(r"(?:[0-9]++:[0-9]++ ?+)*+")
-_columns = attrgetter("queue", "type", "kind", "n", "run_us", "wait_us", "runs", "waits", "usage")
+_columns = attrgetter("queue", "type", "kind", "n", "run_us", "wait_us", "runs", "waits", "usage", "tag")
 
 
 class Part(msgspec.Struct, array_like=True, gc=False):
@@ -32,6 +32,7 @@ class Part(msgspec.Struct, array_like=True, gc=False):
     runs: str
     waits: str
     usage: Usage
+    tag: str = ""
     at: int = 0
     seconds: int = 0
 
@@ -58,14 +59,15 @@ class History:
             await self._rows.put(KIND, _rows_of(periods))
 
     async def read(
-        self, since: int, until: int, hours: int, *, queue: str | None = None, type: str | None = None
+        self, since: int, until: int, hours: int, *, queue: str | None = None, type: str | None = None, tag: str = ""
     ) -> list[Period]:
         """Read the periods that began at ``since`` or later and before ``until``, in the order of their keys.
 
         What is there both as hours and as days is read as hours if it began at ``hours`` or later: ``hours_from`` or a
-        later begin of a day, or ``until``. All in microseconds UTC; a queue or a type that is given restricts.
+        later begin of a day, or ``until``. All in microseconds UTC; a queue or a type that is given restricts. ``tag``
+        is ``name=value``, or a name for all its values; else the sums of all tasks are meant.
         """
-        found = parts(await self.rows(since, until, hours), queue, None if type is None else (type,))
+        found = parts(await self.rows(since, until, hours), queue, None if type is None else (type,), tag)
         return added_up([part.period() for part in found])
 
     async def rows(self, since: int, until: int, hours: int) -> list[SideRow]:
@@ -103,9 +105,12 @@ def _name(seconds: int, at: int) -> str:
     return f"{seconds:06d} {at:020d}"
 
 
-def parts(rows: Iterable[SideRow], queue: str | None = None, types: Collection[str] | None = None) -> list[Part]:
-    """Return what rows have, of one queue or of some types where these are given; one key may have several parts."""
-    found = [part for row in rows for part in _parts(row) or ()]
+def parts(
+    rows: Iterable[SideRow], queue: str | None = None, types: Collection[str] | None = None, tag: str = ""
+) -> list[Part]:
+    """Return what rows have, as for ``read``; one key may have several parts."""
+    read = (part for row in rows for part in _parts(row) or ())
+    found = [part for part in read if tag in (part.tag, part.tag.partition("=")[0])]
     if queue is not None:
         found = [part for part in found if part.queue == queue]
     return found if types is None else [part for part in found if part.type in types]

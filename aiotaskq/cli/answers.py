@@ -372,13 +372,14 @@ def _bars(counts: Sequence[int]) -> str:
     return "".join(" " if not n else BARS[(len(BARS) - 1) * n // max(counts)] for n in counts)
 
 
-def _key(total: TotalView) -> tuple[str, str, str]:
-    return total.queue, total.type, total.kind
+def _key(total: TotalView) -> tuple[str, str, str, str]:
+    return total.queue, total.type, total.kind, total.tag
 
 
 HISTORY = (
     Column("QUEUE", "queue", least=8, rank=1),
     Column("TYPE", "type", least=12),
+    Column("TAG", "tag", least=8, rank=1),
     Column("OUTCOME", "kind"),
     Column("COUNT", "n"),
     Column("RUN P50", lambda total: _seconds(total.run_p50)),

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from aiotaskq.core.errors import INT64, ValidationError, check_int, check_seconds
+from aiotaskq.core.tags import check_tags, labels
 
 ALERTS: Final = "aiotaskq.alerts"
 """The type of the task that evaluates the rules, its unique key, and the key of the public value with what is open."""
@@ -23,6 +24,8 @@ class Rules(msgspec.Struct, frozen=True):
     schedule_late: float | None
     no_worker: float | None
     every: float
+    tags: Mapping[str, str] = {}
+    """Those of the tasks that ``dead_letters`` counts; empty for all tasks."""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -59,7 +62,12 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 def make_rules(
-    dead_letters: object, oldest_ready: object, schedule_late: object, no_worker: object, every: object
+    dead_letters: object,
+    oldest_ready: object,
+    schedule_late: object,
+    no_worker: object,
+    every: object,
+    tags: object = None,
 ) -> Rules:
     """Return rules made from unchecked input. Raises ValidationError naming the argument."""
     given = {"oldest_ready": oldest_ready, "schedule_late": schedule_late, "no_worker": no_worker}
@@ -67,7 +75,10 @@ def make_rules(
         raise ValidationError("alerts: at least one of dead_letters, oldest_ready, schedule_late, no_worker is needed")
     ages = {name: None if value is None else check_seconds(name, value, zero=False) for name, value in given.items()}
     most = None if dead_letters is None else check_int("dead_letters", dead_letters, 1)
-    return Rules(most, **ages, every=check_seconds("every", every, zero=False))
+    checked = check_tags(tags)
+    if checked and most is None:
+        raise ValidationError("alerts: tags choose which dead letters are counted, so dead_letters is needed")
+    return Rules(most, **ages, every=check_seconds("every", every, zero=False), tags=checked)
 
 
 def holding(rules: Rules, seen: Seen) -> dict[str, str]:
@@ -75,6 +86,9 @@ def holding(rules: Rules, seen: Seen) -> dict[str, str]:
     found = {}
     if rules.dead_letters is not None and seen.dead_letters >= rules.dead_letters:
         found["dead_letters"] = f"tasks that have failed for good: {seen.dead_letters:,}"
+        if rules.tags:  # no more of them are looked for
+            tags = ", ".join(labels(rules.tags))
+            found["dead_letters"] = f"tasks with {tags} that have failed for good: {seen.dead_letters:,} or more"
     age = seen.oldest_ready
     if rules.oldest_ready is not None and age is not None and age > rules.oldest_ready:
         found["oldest_ready"] = f"a task has been ready for {age:.0f} s"

@@ -36,8 +36,8 @@ KINDS: Final = ("completed", "failed", "retried", "cancelled", "expired", "lost"
 
 Histogram = dict[int, int]
 """Counts by bucket."""
-Key = tuple[int, int, str, str, str]
-"""Begin, seconds, queue, type and kind of a period."""
+Key = tuple[int, int, str, str, str, str]
+"""Begin, seconds, queue, type, kind and tag of a period."""
 
 
 class Period(msgspec.Struct, frozen=True):
@@ -65,11 +65,13 @@ class Period(msgspec.Struct, frozen=True):
     """The histogram of the waits."""
     usage: Usage = {}
     """What tasks have used up, by name; of the kind ``used`` only."""
+    tag: str = ""
+    """``name=value`` if these are the sums of the tasks with this tag alone; empty for those of all tasks."""
 
     @property
     def key(self) -> Key:
         """What the sums are about."""
-        return (self.at, self.seconds, self.queue, self.type, self.kind)
+        return (self.at, self.seconds, self.queue, self.type, self.kind, self.tag)
 
     @property
     def run_seconds(self) -> float:
@@ -226,7 +228,7 @@ class Sums:
     def period(self, key: Key) -> Period:
         """Return the sums under a key."""
         texts = (histogram_text(self.runs), histogram_text(self.waits))
-        return Period(*key, self.n, self.run_us, self.wait_us, *texts, self.usage)
+        return Period(*key[:5], self.n, self.run_us, self.wait_us, *texts, self.usage, key[5])
 
 
 def added_up(periods: Iterable[Period]) -> list[Period]:

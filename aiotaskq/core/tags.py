@@ -13,6 +13,8 @@ TAGS: Final = "tags"
 MAX_TAGS: Final = 16
 MAX_VALUE: Final = 100
 """Characters of a value."""
+OTHER: Final = "other"
+"""What stands for names and values beyond the number that is told apart."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,50}")
 
 
@@ -32,6 +34,13 @@ def check_tags(tags: object) -> dict[str, str]:
             )
         found[name] = check_key(f"tags.{name}", value, MAX_VALUE)
     return found
+
+
+def check_tag_names(argument: str, names: object) -> tuple[str, ...]:
+    """Return names of tags without repetitions. Raises ValidationError naming the argument."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ValidationError(f"{argument}: a list of names is needed (got {kind_name(names)})")
+    return tuple(check_tags(dict.fromkeys(names, "-")))
 
 
 def tags_of(extra: Mapping[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.errors import check_int, check_key, check_seconds
 from aiotaskq.core.status import Status
-from aiotaskq.core.tags import check_tags
+from aiotaskq.core.tags import OTHER, check_tag_names
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import MAX_NAMES
 from aiotaskq.errors import DatabaseUnavailable
@@ -29,9 +29,6 @@ from aiotaskq.runtime.worker.watchdog import Occupancy
 
 if TYPE_CHECKING:
     import aiotaskq.sync
-
-OTHER = "other"
-"""The label of types and queues that are unknown or beyond the limit."""
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 """Upper bounds of the histograms, in seconds: from a fast handler to a long one."""
@@ -150,7 +147,7 @@ class Measures(ABC):
     ) -> None:
         """Check the arguments, as of ``prometheus.Metrics``; ``attach`` begins. Raises ValidationError."""
         self._tq = way_to(tq)
-        names = tuple(check_tags(dict.fromkeys(tags, "-")))
+        names = check_tag_names("tags", tags)
         self.table = tuple(_labelled(each, names) for each in TABLE)
         """The metrics, those of tasks with labels for the tags."""
         named = [check_key("queues", name, 100) for name in queues]

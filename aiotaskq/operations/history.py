@@ -22,6 +22,7 @@ class Listed(Struct, forbid_unknown_fields=True):
     until: Annotated[Instant, about("Until then; default now")] | None = None
     type: Annotated[Name, about("Only this type")] | None = None
     queue: Annotated[Name, about("Only this queue")] | None = None
+    tag: Annotated[str, about("Only tasks with this tag of history_tags: name=value, or a name")] | None = None
     step: Annotated[int, about("Seconds of the periods; shorter ones are added up", ge=1, le=KEEP_DAYS)] | None = None
 
 
@@ -31,6 +32,7 @@ class TotalView(Struct):
     queue: str
     type: str
     kind: str
+    tag: Annotated[str, about("name=value; empty for the sums of all tasks")]
     n: int
     run_seconds: float
     wait_seconds: float

@@ -123,7 +123,7 @@ def test_the_history_is_a_table_with_a_line_of_the_counts(cli: Cli) -> None:
             sums = Sums()
             sums.add_runs([250_000] * count, [10_000] * count)
             at = begin_of(now - minutes * MINUTE * SECOND, MINUTE)
-            await tq.queue.backend.history.add([sums.period((at, MINUTE, "default", "mail", "completed"))])
+            await tq.queue.backend.history.add([sums.period((at, MINUTE, "default", "mail", "completed", ""))])
 
     with_tq(cli, write)
     header, line = cli.out("history").splitlines()

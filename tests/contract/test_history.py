@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 
 import pytest
@@ -27,6 +28,7 @@ from aiotaskq.core.history import (
 )
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import TaskFailed
+from aiotaskq.runtime.context import current_task
 from tests.support.backends import Store
 from tests.support.logs import logged
 from tests.support.machine import within
@@ -44,7 +46,7 @@ def period(
 ) -> Period:
     sums = Sums()
     sums.add_runs(list(runs), [run * 7 for run in runs])
-    return sums.period((at, MINUTE, queue, type, kind))
+    return sums.period((at, MINUTE, queue, type, kind, ""))
 
 
 async def everything(backend: Backend) -> list[Period]:
@@ -77,7 +79,7 @@ async def test_a_range_a_queue_and_a_type_restrict(backend: Backend) -> None:
     await backend.history.add([period(at, queue=queue, type=type) for at in minutes for queue in "ab" for type in "xy"])
     assert {p.at for p in await backend.history.read(minutes[1], minutes[3], 0)} == {minutes[1], minutes[2]}
     found = await backend.history.read(minutes[0], minutes[2], 0, queue="a", type="y")
-    assert [p.key for p in found] == [(at, MINUTE, "a", "y", "completed") for at in minutes[:2]]
+    assert [p.key for p in found] == [(at, MINUTE, "a", "y", "completed", "") for at in minutes[:2]]
     assert len(await backend.history.read(0, NOW * 2, 0, type="x")) == 10
     assert await backend.history.read(minutes[1], minutes[1], 0) == []
 
@@ -134,7 +136,7 @@ def _as_hours(minutes: list[Period]) -> list[Period]:
     sums: dict[int, Sums] = {}
     for minute in minutes:
         sums.setdefault(begin_of(minute.at, HOUR), Sums()).add(minute)
-    return [found.period((at, HOUR, "default", "mail", "completed")) for at, found in sums.items()]
+    return [found.period((at, HOUR, "default", "mail", "completed", "")) for at, found in sums.items()]
 
 
 @pytest.mark.parametrize("damage", ['[["x"', '[["q","t","completed",1,7,7,"x:1","",{}]]'])
@@ -214,3 +216,37 @@ async def test_what_workers_did_is_there_when_they_have_stopped(store: Store) ->
         assert found[2].run_seconds >= 0.1
         assert (found[2].run_percentile(50) or 0) >= 0.02 * 15 / 16
         assert await tq.history(type="works", queue="late", step=DAY) == [found[3]]
+
+
+async def test_tags_have_sums_of_their_own(store: Store) -> None:
+    tq = TaskQ(store.url, history_tags=("tenant", "team"))
+
+    @tq.task(max_retries=0, tags={"team": "shop", "order": "17"})
+    async def bill(fails: bool = False) -> None:
+        current_task().usage(rows=2)
+        if fails:
+            raise ValueError("no")
+
+    async def read(tag: str | None = None) -> list[tuple[str, str, int, object]]:
+        return [(p.tag, p.kind, p.n, p.usage.get("rows")) for p in await tq.history(tag=tag, step=DAY)]
+
+    async with tq, tq.running():
+        acme = bill.options(tags={"tenant": "acme"})
+        handles = [await acme.push(), await acme.push(fails=True)]
+        handles += [await bill.options(tags={"tenant": "zeta=x"}).push(), await bill.push()]
+        for handle in handles:
+            with contextlib.suppress(TaskFailed):
+                await handle.result(within(20))
+    async with tq:
+        all_tasks = [("completed", 3, None), ("failed", 1, None), ("used", 0, 8)]
+        assert await read() == [("", *each) for each in all_tasks]
+        assert await read("team=shop") == [("team=shop", *each) for each in all_tasks]
+        of_acme = [("tenant=acme", "completed", 1, None), ("tenant=acme", "failed", 1, None)]
+        assert await read("tenant=acme") == [*of_acme, ("tenant=acme", "used", 0, 4)]
+        assert {tag for tag, *_ in await read("tenant")} == {"tenant=acme", "tenant=zeta=x"}
+        assert await read("ten") == await read("tenant=a") == await read("order=17") == []
+        # They are kept for as long as those of all tasks.
+        now = tq.queue.clock.now() + 4 * HOUR * SECOND
+        for roll in rolls(now):
+            await tq.queue.backend.history.roll(roll, 1_000)
+        assert [(p.seconds, p.tag) for p in await tq.history(tag="tenant=acme")] == [(QUARTER, "tenant=acme")] * 3

@@ -9,10 +9,12 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import TaskQ
+from aiotaskq.app.running import look
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change, matching
 from aiotaskq.backends.side_rows import TAG
 from aiotaskq.backends.sql.engines import parse_url
+from aiotaskq.core.alerts import holding, make_rules
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
@@ -288,3 +290,13 @@ async def test_a_retry_and_a_lost_answer_leave_them(backend: Backend) -> None:
     assert await found(backend, tags=ORDER) == [row.task_id]
     assert await found(backend, tags={"order": "18"}) == ids(then)
     assert await found(backend, tags={"order": "19"}) == []
+
+
+async def test_an_alert_rule_counts_the_dead_letters_with_its_tags(kit: Kit) -> None:
+    rules = make_rules(2, None, None, None, 30, {"tenant": "acme"})
+    found = []
+    for tags in ({}, {}, {"tenant": "acme"}, {"tenant": "zeta"}, {"tenant": "acme", "order": "17"}):
+        await kit.tq.push("failing", tags=tags)
+        await kit.drain()
+        found.append(holding(rules, await look(kit.tq.queue.backend, None, rules, kit.clock.now())))
+    assert found == [{}] * 4 + [{"dead_letters": "tasks with tenant=acme that have failed for good: 2 or more"}]

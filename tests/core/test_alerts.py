@@ -71,6 +71,8 @@ def test_which_rules_hold() -> None:
         ((0, None, None, None, 30), "dead_letters: "),
         ((None, 0, None, None, 30), "oldest_ready: "),
         ((1, None, None, None, 0), "every: "),
+        ((None, 300, None, None, 30, {"tenant": "acme"}), "alerts: tags choose which dead letters are counted"),
+        ((1, None, None, None, 30, "acme"), "tags: "),
     ],
 )
 def test_rules_that_are_refused(given: tuple[Any, ...], message: str) -> None:

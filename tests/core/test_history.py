@@ -84,7 +84,7 @@ def test_a_histogram_is_stored_as_text(values: list[int]) -> None:
 
 @given(st.lists(st.tuples(durations, durations), min_size=1, max_size=50), st.integers(1, 5))
 def test_sums_in_parts_are_the_sums_of_all(runs: list[tuple[int, int]], parts: int) -> None:
-    key = (0, MINUTE, "q", "t", "completed")
+    key = (0, MINUTE, "q", "t", "completed", "")
     pieces = []
     for part in [runs[start::parts] for start in range(parts)]:
         if part:
@@ -100,7 +100,7 @@ def test_sums_in_parts_are_the_sums_of_all(runs: list[tuple[int, int]], parts: i
 def test_what_a_period_says_in_seconds() -> None:
     sums = Sums()
     sums.add_runs([SECOND] * 98 + [60 * SECOND] * 2, [0] * 100)
-    period = sums.period((0, MINUTE, "q", "t", "completed"))
+    period = sums.period((0, MINUTE, "q", "t", "completed", ""))
     assert (period.n, period.run_seconds, period.wait_seconds) == (100, 218.0, 0.0)
     assert period.run_percentile(50) == pytest.approx(1, rel=1 / 16)
     assert period.run_percentile(99) == pytest.approx(60, rel=1 / 16)

@@ -139,7 +139,7 @@ def fill(url: str) -> None:
             sums = Sums()
             sums.add_runs([250_000], [10_000])
             at = begin_of(now - MINUTE * SECOND, MINUTE)
-            await tq.queue.backend.history.add([sums.period((at, MINUTE, "mail", "a", "completed"))])
+            await tq.queue.backend.history.add([sums.period((at, MINUTE, "mail", "a", "completed", ""))])
             await audit(tq.queue, "cli", "queues.pause", "mara", ["mail"])
 
     asyncio.run(main())

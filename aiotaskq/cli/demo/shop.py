@@ -236,7 +236,7 @@ def _day(now: int) -> dict[Key, Sums]:
             slower = 6 if kind.type == "media.render" and ago in _SLOW else 1
             for outcome, number in (("failed", min(runs, failed)), ("completed", runs - min(runs, failed))):
                 if number:
-                    key = begin_of(at, width), width, kind.queue, kind.type, outcome
+                    key = begin_of(at, width), width, kind.queue, kind.type, outcome, ""
                     median = kind.seconds * slower * SECOND
                     times = [round(chance.lognormvariate(math.log(median), 0.5)) for _ in range(number)]
                     waits = [round(chance.lognormvariate(math.log(20_000), 0.9)) for _ in range(number)]

@@ -325,6 +325,7 @@ class Operations(ABC, Generic[Retried_co]):
         until: float | datetime | None = None,
         type: str | None = None,
         queue: str | None = None,
+        tag: str | None = None,
         step: int | None = None,
     ) -> list[Period]:
         """Return what workers did, by minute, queue, type and kind of outcome, the earliest first.
@@ -336,6 +337,8 @@ class Operations(ABC, Generic[Retried_co]):
             since, until: periods that began then or later, and before then, as epoch seconds or aware datetimes;
                 default the last hour.
             type, queue: only those of this type, and of this queue.
+            tag: those of the tasks with a tag of ``TaskQ(history_tags=…)``, as ``tenant=acme``; a name alone means all
+                its values, each apart.
             step: seconds of the periods to return: shorter ones are added up, longer ones stay as they are.
 
         Raises ValidationError, and DatabaseUnavailable.
@@ -345,7 +348,8 @@ class Operations(ABC, Generic[Retried_co]):
         begin = now - HOUR * SECOND if since is None else instant("since", since)
         if step is not None:
             check_int("step", step, 1, KEEP_DAYS)
-        found = await self._operated.backend.history.read(begin, end, hours_from(now), queue=queue, type=type)
+        history = self._operated.backend.history
+        found = await history.read(begin, end, hours_from(now), queue=queue, type=type, tag=tag or "")
         return found if step is None else added_up([widened(period, step) for period in found])
 
     async def stats(self) -> Stats:

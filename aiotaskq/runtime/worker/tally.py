@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from aiotaskq.backends.history import History
@@ -14,6 +14,7 @@ from aiotaskq.core.history import MINUTE, USED, Key, Sums, begin_of
 from aiotaskq.core.outcome import Completed, Expired, LeaseExpired, Outcome, Released, due_since
 from aiotaskq.core.parking import settled_at
 from aiotaskq.core.status import Status
+from aiotaskq.core.tags import OTHER, labels, tags_of
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage, summed
 from aiotaskq.log import log
@@ -23,15 +24,20 @@ if TYPE_CHECKING:
 
 INTERVAL = 60.0  # seconds, at most, from the first of the sums to their write
 IDLE = 86_400.0  # seconds between two looks: a timer that begins with the first of the sums ends the pause
+MOST_LABELS = 500  # tags of which one write has sums of their own
 MANY = 128  # completed tasks that are added up at once: some by some takes less time than one by one
 
 
 class Tally(Poller):
     """The sums of one worker since they were last written. A process that is killed loses them."""
 
-    def __init__(self, history: History, clock: Clock, commits: CommitHooks | None = None) -> None:
+    def __init__(
+        self, history: History, clock: Clock, commits: CommitHooks | None = None, tags: Sequence[str] = ()
+    ) -> None:
+        """``tags`` are the names of the tags for whose values there are sums, too."""
         super().__init__("history", self._round, clock)
         self._history, self._commits = history, commits
+        self._tags, self._labels = tags, set[str]()
         self.completed: list[Task] = []
         """Tasks that have completed here and are not added up yet: ``collect`` is due when there are ``MANY``.
 
@@ -64,7 +70,7 @@ class Tally(Poller):
         self.collect()
         if not self._sums:
             return
-        sums, self._sums = self._sums, {}
+        sums, self._sums, self._labels = self._sums, {}, set()
         periods = [sums[key].period(key) for key in sums]
         try:
             await self._history.add(periods)
@@ -96,22 +102,22 @@ class Tally(Poller):
 
     def used(self, task: Task, more: Usage) -> None:
         """Add what a task has used up, which is written."""
-        sums = self._sums_for(self._clock.now(), task.queue, task.type, USED)
-        sums.usage = summed(sums.usage, more)
+        for sums in self._sums_for(self._clock.now(), task, USED):
+            sums.usage = summed(sums.usage, more)
 
     def reaped(self, before: Task, outcome: Outcome, after: Task) -> None:
         """Count a run that was lost with its process; and a task that has ended by that, or has expired."""
         if (at := settled_at(before, after)) is not None:
             if type(outcome) is not Expired:
-                self._sums_for(at, after.queue, after.type, "lost").n += 1
+                self._count(at, after, "lost")
                 self._urgent = True
             if after.final:
-                self._sums_for(at, after.queue, after.type, str(after.status)).n += 1
+                self._count(at, after, str(after.status))
 
     def not_started(self, task: Task) -> None:
         """Count a task that the store has failed, since one that it waited for did not complete."""
         if task.status is Status.FAILED and task.ended_at is not None:
-            self._sums_for(task.ended_at, task.queue, task.type, str(task.status)).n += 1
+            self._count(task.ended_at, task, str(task.status))
 
     async def write_lost(self) -> None:
         """Write what was counted of lost runs, and all else: the next run of such a task may end this process, too."""
@@ -122,8 +128,12 @@ class Tally(Poller):
     def _note(self, before: Task, after: Task, kind: str) -> None:
         at = settled_at(before, after)
         if at is not None and before.began_at is not None:
-            sums = self._sums_for(at, before.queue, before.type, kind)
-            sums.add_runs([at - before.began_at], [before.began_at - due_since(before)])
+            for sums in self._sums_for(at, before, kind):
+                sums.add_runs([at - before.began_at], [before.began_at - due_since(before)])
+
+    def _count(self, at: int, task: Task, kind: str) -> None:
+        for sums in self._sums_for(at, task, kind):
+            sums.n += 1
 
     def collect(self) -> None:
         """Add up what has completed."""
@@ -134,7 +144,7 @@ class Tally(Poller):
 
     def _collect(self, tasks: Sequence[Task]) -> None:
         # Nearly always they are of one type and of one minute. What is done with whole lists is much quicker.
-        first, minute = tasks[0], _minute(tasks[0])
+        minute = _minute(tasks[0])
         alike = len({task.type for task in tasks}) == 1 == len({task.queue for task in tasks})
         if not alike or _minute(tasks[-1]) != minute:  # they are in the order of their ends
             parts: dict[tuple[str, str, int], list[Task]] = {}
@@ -143,22 +153,46 @@ class Tally(Poller):
             for part in parts.values():
                 self._collect(part)
             return
+        self._add(tasks, minute, "")
+        if self._tags:
+            tagged: dict[str, list[Task]] = {}
+            for task in tasks:
+                for label in self._labels_of(task):
+                    tagged.setdefault(label, []).append(task)
+            for label, of_label in tagged.items():
+                self._add(of_label, minute, label)
+
+    def _add(self, tasks: Sequence[Task], minute: int, label: str) -> None:
         # Each has been claimed and has ended.
+        first = tasks[0]
         runs: list[int] = [task.ended_at - task.began_at for task in tasks]  # type: ignore[operator]
         waits: list[int] = [
             task.began_at - (task.run_at if task.due_at is None else task.due_at)  # type: ignore[operator]
             for task in tasks
         ]
-        self._sums_of((minute, MINUTE, first.queue, first.type, "completed")).add_runs(runs, waits)
+        self._sums_of((minute, MINUTE, first.queue, first.type, "completed", label)).add_runs(runs, waits)
 
     def _unset_timer(self) -> None:
         if self._unset is not None:
             self._unset()
             self._unset = None
 
-    def _sums_for(self, at: int, queue: str, type: str, kind: str) -> Sums:
+    def _labels_of(self, task: Task) -> list[str]:
+        """Return the tags of a task by which sums are kept. Beyond MOST_LABELS of them the value is OTHER."""
+        tags = tags_of(task.extra) if self._tags else {}
+        found = []
+        for label in labels({name: tags[name] for name in self._tags if name in tags}):
+            known = label in self._labels or len(self._labels) < MOST_LABELS
+            found.append(label if known else f"{label.partition('=')[0]}={OTHER}")
+            if known:
+                self._labels.add(label)
+        return found
+
+    def _sums_for(self, at: int, task: Task, kind: str) -> Iterator[Sums]:
+        """Return the sums to which a task belongs: those of all tasks, and those of its tags."""
         # A row of other software may have a longer name.
-        return self._sums_of((begin_of(at, MINUTE), MINUTE, queue[:MAX_NAME], type[:MAX_NAME], kind))
+        of = begin_of(at, MINUTE), MINUTE, task.queue[:MAX_NAME], task.type[:MAX_NAME], kind
+        return (self._sums_of((*of, label)) for label in ("", *self._labels_of(task)))
 
     def _sums_of(self, key: Key) -> Sums:
         if (found := self._sums.get(key)) is None:

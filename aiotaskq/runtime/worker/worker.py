@@ -62,11 +62,12 @@ class Worker(Host):
         middleware: Sequence[Callable[[Task, RunCall], Awaitable[Any]]] = (),
         resources: Callable[[contextlib.AsyncExitStack], Awaitable[Mapping[Any, Any]]] | None = None,
         history: bool = True,
+        history_tags: Sequence[str] = (),
     ) -> None:
         """Wire a worker; all durations in seconds. ``queues`` None serves every queue that is not paused.
 
-        ``history`` is whether it writes what its tasks did, in sums. Raises ValidationError for an option out of its
-        range.
+        ``history`` is whether it writes what its tasks did, in sums; those of each value of ``history_tags``, too.
+        Raises ValidationError for an option out of its range.
         """
         self.concurrency = check_int("concurrency", concurrency, 1, 10_000)
         if isinstance(queues, str) or (queues is not None and not queues):
@@ -110,7 +111,7 @@ class Worker(Host):
             steered=self._steered,
             stack=self.stacks.look,
         )
-        self.tally = Tally(backend.history, clock, queue.commit_hooks) if history else None
+        self.tally = Tally(backend.history, clock, queue.commit_hooks, history_tags) if history else None
         self._fetcher = Fetcher(self)
         self._fetcher.admit = Quarantine(self, self._fetcher).admit
         self.leases = Leases(self, self._fetcher, reap_interval)

@@ -26,7 +26,7 @@ from aiotaskq.core.outcome import (
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable, TaskFailed
-from aiotaskq.runtime.worker.tally import MANY, Tally
+from aiotaskq.runtime.worker.tally import MANY, MOST_LABELS, Tally
 
 START = begin_of(1_790_000_000 * SECOND, MINUTE)
 
@@ -181,6 +181,17 @@ async def test_a_worker_writes_within_a_minute_and_when_it_stops() -> None:
         found = await tq.history(step=3_600, since=0)
         assert sum(p.n for p in found) == 4
         assert {p.seconds for p in found} == {3_600}
+
+
+async def test_values_of_tags_beyond_a_limit_are_added_up(backend: MemoryBackend) -> None:
+    tally = Tally(backend.history, VirtualClock(), tags=("order",))
+    for number in range(MOST_LABELS + 20):
+        tally.settled(*ended(run().replace(extra={"tags": {"order": str(number)}})))
+    tally.settled(*ended(run().replace(extra={"tags": {"order": "0"}})))
+    await tally.write()
+    found = {period.tag: period.n for period in await backend.history.read(0, 2**62, 0, tag="order")}
+    assert len(found) == MOST_LABELS + 1
+    assert found["order=0"] == 2 and found["order=other"] == 20 and set(found.values()) == {1, 2, 20}
 
 
 async def test_what_the_store_fails_is_counted() -> None:

@@ -207,7 +207,7 @@ def test_histograms_are_added_as_one_by_one(many: list[dict[int, int]]) -> None:
 def period(at: int, kind: str = "completed", *, runs: int = 1, type: str = "greet", queue: str = "default") -> Period:
     sums = Sums()
     sums.add_runs([1_000_000] * runs, [20_000] * runs)
-    return sums.period((begin_of(at, MINUTE), MINUTE, queue, type, kind))
+    return sums.period((begin_of(at, MINUTE), MINUTE, queue, type, kind, ""))
 
 
 async def test_points_are_sums_of_the_history(tq: TaskQ) -> None:

@@ -78,7 +78,7 @@ def periods(at: int, seconds: int, chance: random.Random) -> list[Period]:
     for (number, kind), runs in found.items():
         sums = Sums()
         sums.add_runs(runs, [int(chance.expovariate(1 / 20_000)) for _ in runs])
-        made.append(sums.period((at, seconds, f"q{number % QUEUES}", f"t{number:03}", kind)))
+        made.append(sums.period((at, seconds, f"q{number % QUEUES}", f"t{number:03}", kind, "")))
     return made
 
 

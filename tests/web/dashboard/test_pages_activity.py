@@ -39,7 +39,7 @@ def period(tq: TaskQ, kind: str, type: str, *, runs: int, micros: int = 1_000_00
     sums = Sums()
     sums.add_runs([micros] * runs, [20_000] * runs)
     at = begin_of(tq.queue.clock.now(), MINUTE) - 2 * MINUTE * SECOND
-    return sums.period((at, MINUTE, queue, type, kind))
+    return sums.period((at, MINUTE, queue, type, kind, ""))
 
 
 def worker(tq: TaskQ, owner: str = "w1", **changes: Any) -> WorkerInfo:

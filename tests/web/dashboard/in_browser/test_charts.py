@@ -38,7 +38,7 @@ async def fill(tq: TaskQ, minutes: int) -> None:
         for kind, queue in (("completed", "default"), ("failed", "batch")):
             sums = Sums()
             sums.add_runs([1_000 * (minute + n * n) for n in range(1, 40)], [20_000] * 39)
-            periods.append(sums.period((at - minute * MINUTE * SECOND, MINUTE, queue, "greet", kind)))
+            periods.append(sums.period((at - minute * MINUTE * SECOND, MINUTE, queue, "greet", kind, "")))
     await tq.queue.backend.history.add(periods)
 
 
