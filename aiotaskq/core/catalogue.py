@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,11 @@ HELP = "help"
 and of msgspec, typer's errors about a command line, and typer's words on a help page."""
 
 _PLACE = re.compile(r"\{\d+\}")
+# What is compared with all entries is bounded: errors of handlers may have any text.
+LONGEST = 2_000
+"""Characters of a text beyond which it is no error of the library."""
+LEVELS = 4
+"""How many texts may be in each other: a file, what is wrong there, the value that is, and a guess."""
 _FEW = 3  # letters; a template with fewer would fit any text
 
 
@@ -39,6 +45,8 @@ class Template(NamedTuple):
         """Return the values of a text that fits this template, else None."""
         first, *rest = self.pieces
         if not text.startswith(first) or not text.endswith(self.pieces[-1]):
+            return None
+        if any(piece not in text for piece in rest):
             return None
         # A value before a blank may have blanks itself: "day of month 3 is not …".
         pattern = [f"(.*{'?' if piece.strip() else ''}){re.escape(piece)}" for piece in rest]
@@ -94,29 +102,40 @@ def _templates(context: str) -> list[Template]:
 class _Value(str):
     """A value in a text. ``{0:t}`` is a place for a text that is translated, too, ``{0:l}`` one for a list."""
 
-    __slots__ = ()
+    levels = 0
 
     def __format__(self, how: str) -> str:
         if how == "t":
-            return rendered(self)
+            return rendered(self, levels=self.levels)
         return self.replace(", ", "、") if how == "l" else str(self)
 
 
-def rendered(text: str, context: str = LIBRARY) -> str:
-    """Return the translation of a finished English text, or the text itself if no entry fits.
+def rendered(text: str, context: str = LIBRARY, levels: int = LEVELS) -> str:
+    """Return the translation of a finished English text, or the text itself if no entry fits or it is too long.
 
-    Of several entries that fit, the one that leaves the least English is used.
+    Of several entries that fit, the one that leaves the least English is used. ``levels`` is how many texts may be in
+    each other.
     """
+    if not levels or len(text) > LONGEST:
+        return text
     contexts = (LIBRARY, SYSTEM) if context == LIBRARY else (context,)
     fitting = [(each, each.values(text)) for where in contexts for each in _templates(where)]
-    found = [each.translation.format(*map(_Value, values)) for each, values in fitting if values is not None]
+    rendered_in = functools.partial(rendered, context=context, levels=levels - 1)
+    found = [each.translation.format(*_values(values, levels - 1)) for each, values in fitting if values is not None]
     where, colon, what = text.partition(": ")  # a URL or a file, and what is wrong with it
-    if colon and (known := rendered(what, context)) != what:
+    if colon and (known := rendered_in(what)) != what:
         found.append(f"{where}：{known}")
     said, with_guess, guessed = text.rpartition("; did you mean ")  # see core.guess
-    if with_guess and (known := rendered(said, context)) != said:
-        found.append(f"{known}；{rendered(f'did you mean {guessed}', context)}")
+    if with_guess and (known := rendered_in(said)) != said:
+        found.append(f"{known}；{rendered_in(f'did you mean {guessed}')}")
     return min(found, key=_english, default=text)
+
+
+def _values(texts: Iterable[str], levels: int) -> list[_Value]:
+    values = [_Value(text) for text in texts]
+    for value in values:
+        value.levels = levels
+    return values
 
 
 def _english(text: str) -> int:

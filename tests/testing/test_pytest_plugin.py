@@ -125,11 +125,17 @@ def test_never_used(taskq_kit, taskq_virtual, taskq_inline, taskq_override, task
 """
 
 
+@pytest.fixture(autouse=True)
+def _only_plugins_that_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # the others take longer to import than the tests to run
+
+
 def run(pytester: pytest.Pytester, test: str, *arguments: str) -> pytest.RunResult:
     pytester.makeini("[pytest]")  # or that of a folder above would count, where temporary files lie in a checkout
     pytester.makepyfile(app=APP, test_app=test)
+    arguments += "-p", "pytest_aiotaskq", "-p", "anyio"
     if "no:asyncio" not in arguments:  # pytest-asyncio warns where this is not said
-        arguments += "-o", "asyncio_default_fixture_loop_scope=function"
+        arguments += "-p", "pytest_asyncio.plugin", "-o", "asyncio_default_fixture_loop_scope=function"
     return pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", *arguments)
 
 

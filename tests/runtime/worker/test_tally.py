@@ -231,7 +231,7 @@ async def test_without_history_nothing_is_written() -> None:
 
 async def test_old_minutes_become_hours_and_days() -> None:
     clock = VirtualClock()
-    tq = TaskQ("memory://", clock=clock, poll_interval=7_200, lease=86_400)
+    tq = TaskQ("memory://", clock=clock, poll_interval=7_200, lease=86_400, cleanup_interval=3_600)
 
     @tq.task
     async def work() -> None: ...
