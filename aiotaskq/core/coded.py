@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PREFIX = "$aiotaskq1$"
 NO_CODEC = "coded, and no codec is set"
+NO_BLOBS = "in a blob, and no blobs are set"
 STATE = ("result", "attempts")
 """The coded columns that change in a task's life; the others change only with a push."""
 COLUMNS = ("params", "extra", "progress", *STATE)
@@ -94,6 +95,11 @@ def problem_of(task: Task) -> str | None:
 def no_codec() -> NotSupported:
     """Return the error of ``recode`` where there is no codec."""
     return NotSupported("recode: this store has no codec; give the TaskQ one, on a durable store")
+
+
+def without_codec(coded: Mapping[str, str]) -> str:
+    """Return why these columns cannot be read without a codec."""
+    return f"{', '.join(coded)}: {NO_BLOBS if any(map(blob_of, coded.values())) else NO_CODEC}"
 
 
 def to_stored(data: bytes, codec: Codec) -> bytes:
@@ -172,9 +178,13 @@ def decoded(task: Task, codec: Codec | None) -> Task:
             why = f"{name}: {error}" if isinstance(error, BlobError) else why
             # What is only not read says less than any other problem.
             problem = why if problem is None or problem.endswith(UNREAD) else problem
-    other = None if task.undecodable is None or task.undecodable.endswith((NO_CODEC, UNREAD)) else task.undecodable
+    other = (
+        None
+        if task.undecodable is None or task.undecodable.endswith((NO_CODEC, NO_BLOBS, UNREAD))
+        else task.undecodable
+    )
     if codec is None and left:
-        problem = f"{', '.join(left)}: {NO_CODEC}"
+        problem = without_codec(left)
     return replace(task, **fields, coded=left or None, undecodable=other or problem)
 
 

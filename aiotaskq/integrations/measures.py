@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter as Sums
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from heapq import nlargest
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.errors import check_int, check_key, check_seconds
+from aiotaskq.core.errors import check_int, check_key, check_seconds, kind_name
 from aiotaskq.core.status import Status
 from aiotaskq.core.tags import OTHER, check_tag_names
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import MAX_NAMES
-from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.context import SnoozeRequested
 from aiotaskq.runtime.hooks import HookCall, HookName
@@ -119,8 +121,20 @@ def _labelled(metric: Metric, tags: Sequence[str]) -> Metric:
     """Return a metric with labels for these tags, if it is one of tasks."""
     if "type" not in metric.labels:
         return metric
-    labels = (f"tag_{re.sub('[^a-zA-Z0-9]', '_', name)}" for name in tags)
-    return metric._replace(labels=(*metric.labels[:2], *labels, *metric.labels[2:]))
+    return metric._replace(labels=(*metric.labels[:2], *map(_label, tags), *metric.labels[2:]))
+
+
+def _label(tag: str) -> str:
+    return f"tag_{re.sub('[^a-zA-Z0-9]', '_', tag)}"
+
+
+def _check_buckets(buckets: object) -> tuple[float, ...]:
+    if isinstance(buckets, str) or not isinstance(buckets, Iterable):
+        raise ValidationError(f"buckets: a list of seconds is needed (got {kind_name(buckets)})")
+    found = tuple(check_seconds("buckets", bound) for bound in buckets if bound != math.inf)  # that one is always there
+    if not found or any(low >= high for low, high in pairwise(found)):
+        raise ValidationError("buckets: each upper bound must be larger than the one before")
+    return found
 
 
 COUNTED = tuple(metric.name for metric in TABLE if metric.kind == "counter" and len(metric.labels) == 2)
@@ -144,14 +158,19 @@ class Measures(ABC):
         limit: int,
         limits: int,
         tags: Sequence[str] = (),
+        buckets: Iterable[float] = BUCKETS,
     ) -> None:
         """Check the arguments, as of ``prometheus.Metrics``; ``attach`` begins. Raises ValidationError."""
         self._tq = way_to(tq)
         names = check_tag_names("tags", tags)
+        if len(set(map(_label, names))) < len(names):
+            raise ValidationError(f"tags: some of {', '.join(names)} would be the same label")
         self.table = tuple(_labelled(each, names) for each in TABLE)
         """The metrics, those of tasks with labels for the tags."""
         named = [check_key("queues", name, 100) for name in queues]
         self._labels = _Labels(self._tq, named, check_int("limit", limit), names)
+        self.buckets = _check_buckets(buckets)
+        """The upper bounds of the histograms, in seconds."""
         self._interval = check_seconds("sample_interval", sample_interval, zero=False)
         self._usages: set[str] = set()
         self._most_limits = check_int("limits", limits, 0, 1_000)

@@ -273,22 +273,24 @@ class Metrics(Measures):
         Raises:
             ValidationError: for a wrong value, or a second Metrics of the same TaskQ.
         """
-        super().__init__(tq, queues, sample_interval, limit, limits, tags)
+        super().__init__(tq, queues, sample_interval, limit, limits, tags, buckets)
         tq.resource(self._while_workers_run)
         self._sampled: dict[str, Values] = {}
         self._known: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
         self._table = {metric.name: metric for metric in (*self.table, PUSH)}
         meter = get_meter("aiotaskq", meter_provider=meter_provider, schema_url=SCHEMA)
-        self._instruments = {each.name: self._instrument(meter, each, tuple(buckets)) for each in self._table.values()}
+        self._instruments = {each.name: self._instrument(meter, each) for each in self._table.values()}
         self._listen(tq.on)
         tq.middleware(self)
 
-    def _instrument(self, meter: Meter, metric: Metric, buckets: Sequence[float]) -> Any:
+    def _instrument(self, meter: Meter, metric: Metric) -> Any:
         name = metric.convention or f"aiotaskq.{metric.name}"
         if metric.kind == "counter":
             return meter.create_counter(name, metric.unit, metric.text)
         if metric.kind == "histogram":
-            return meter.create_histogram(name, metric.unit, metric.text, explicit_bucket_boundaries_advisory=buckets)
+            return meter.create_histogram(
+                name, metric.unit, metric.text, explicit_bucket_boundaries_advisory=self.buckets
+            )
         return meter.create_observable_gauge(
             name, [functools.partial(self._observed, metric.name)], metric.unit, metric.text
         )

@@ -71,7 +71,7 @@ class Metrics(Measures):
         Raises:
             ValidationError: for a wrong value, a second Metrics of the same TaskQ, or names that the registry has.
         """
-        super().__init__(tq, queues, sample_interval, limit, limits, tags)
+        super().__init__(tq, queues, sample_interval, limit, limits, tags, buckets)
         self.registry = REGISTRY if registry is None else registry
         self._port = None if port is None else check_int("port", port, 0, 65_535)
         self._host = host
@@ -82,7 +82,7 @@ class Metrics(Measures):
         tq.resource(self._while_workers_run)
         try:
             self._metrics = {
-                each.name: _metric(each, namespace, self.registry, tuple(buckets))
+                each.name: _metric(each, namespace, self.registry, self.buckets)
                 for each in self.table
                 if each.kind != "reading"
             }

@@ -183,6 +183,9 @@ async def test_a_list_leaves_them_out_and_shows_no_error(place: Place) -> None:
         views = {view.task_id: view for view in page.tasks}
         assert (views[handle.task_id].params, views[handle.task_id].error) == (UNSET, None)
         assert views[other.task_id].params == {"n": 1}
+    async with TaskQ(place.store.url) as without:
+        task = await without.get(handle.task_id)
+        assert task.undecodable == "params: in a blob, and no blobs are set"
 
 
 async def test_a_session_pushes_them(place: Place, sql_store: Store) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -59,6 +61,25 @@ async def test_opentelemetry() -> None:
     assert values == {"": 1, "one": 1, "two": 1, "three": 2}
 
 
-def test_a_wrong_name_is_refused() -> None:
-    with pytest.raises(ValidationError, match="tags: 'a b' is no name of a tag"):
-        prometheus.Metrics(TaskQ("memory://"), CollectorRegistry(), tags=("a b",))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tags": ("a b",)}, "tags: 'a b' is no name of a tag"),
+        ({"tags": "tenant"}, "tags: a list of names is needed"),
+        ({"tags": ("a.b", "a_b")}, "tags: some of a.b, a_b would be the same label"),
+        ({"buckets": (1, 1)}, "buckets: each upper bound must be larger"),
+        ({"buckets": ()}, "buckets: each upper bound must be larger"),
+        ({"buckets": 5}, "buckets: a list of seconds is needed"),
+        ({"buckets": ("1",)}, "buckets: seconds as int, float or timedelta"),
+    ],
+)
+def test_wrong_tags_and_buckets_are_refused(options: dict[str, Any], message: str) -> None:
+    tq = TaskQ("memory://")
+    with pytest.raises(ValidationError, match=f"^{message}"):
+        prometheus.Metrics(tq, CollectorRegistry(), **options)
+    with pytest.raises(ValidationError, match=f"^{message}"):
+        opentelemetry.Metrics(tq, MeterProvider(), **options)
+
+
+def test_a_last_bucket_without_end_is_the_one_that_is_always_there() -> None:
+    assert prometheus.Metrics(TaskQ("memory://"), CollectorRegistry(), buckets=(1, 2, math.inf)).buckets == (1, 2)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from aiotaskq.backends.change import Claim
-from aiotaskq.core.coded import NO_CODEC, STATE, is_coded
+from aiotaskq.core.coded import NO_CODEC, STATE, is_coded, without_codec
 from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import RUNNING, Status
@@ -269,7 +269,7 @@ def _with_coded(task: Task, found: _Coded, problem: str | None = None) -> Task:
     coded = {**found.coded_body, **found.coded_state}
     if found.coded_progress is not None:
         coded["progress"] = found.coded_progress
-    return task.replace(coded=coded or None, undecodable=problem or f"{', '.join(coded)}: {NO_CODEC}")
+    return task.replace(coded=coded or None, undecodable=problem or without_codec(coded))
 
 
 def read_object(text: bytes) -> tuple[dict[str, Any], str]:

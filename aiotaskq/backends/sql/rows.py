@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.core.coded import NO_CODEC, is_coded, verbatim
+from aiotaskq.core.coded import is_coded, verbatim, without_codec
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.parking import any_flow, is_later
 from aiotaskq.core.status import Status
@@ -221,7 +221,7 @@ def _with_coded(task: Task, texts: dict[str, Any], problems: dict[str, str | Non
     if not coded:
         return task
     others = [problem for name, problem in problems.items() if problem is not None and name not in coded]
-    return task.replace(coded=coded, undecodable=others[0] if others else f"{', '.join(coded)}: {NO_CODEC}")
+    return task.replace(coded=coded, undecodable=others[0] if others else without_codec(coded))
 
 
 def value_of(task: Task, name: str) -> Any:
