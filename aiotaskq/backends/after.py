@@ -155,6 +155,10 @@ class After:
             stored = await self._store.transact(lambda tx: push(tx, sent, now, room), repeatable=True)
         return [task if row is each else row for task, each, row in zip(tasks, sent, stored, strict=True)]
 
+    async def children(self, parent: str) -> list[str]:
+        """Return the ids of the tasks that wait for a task, or a group, after which they were pushed."""
+        return sorted(await self._store.look(functools.partial(edges_of, parents=[parent])))
+
     async def follow(self, parents: Sequence[str], now: int) -> dict[str, str]:
         """Let the children of those of these parents go on, or end, that have ended or are gone; ``now`` as elsewhere.
 

@@ -59,8 +59,10 @@ async def test_a_child_of_a_running_parent_starts_when_that_has_completed(backen
     assert (task.waits, task.parked, task.due_us) == (1, True, NOW)
     assert await follow(backend) == {parent.task_id: parent.task_id}
     assert await claimed(backend) == []
+    assert await backend.after.children(parent.task_id) == [task.task_id]
     await settled(backend, parent)  # of the row as it was claimed
     assert await backend.after.follow([parent.task_id], LATER) == {}
+    assert await backend.after.children(parent.task_id) == []
     (started,) = await claimed(backend)
     assert (started.task_id, started.waits) == (task.task_id, 0)
     assert started.flow is not None and started.flow.parents == ((parent.task_id, "parent0"),)

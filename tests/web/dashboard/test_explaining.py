@@ -148,6 +148,18 @@ async def test_what_waits_for_a_group_leads_to_that(browse: Browse, tq: TaskQ) -
 # ---- the table of tasks ----------------------------------------------------------------------------------------------
 
 
+async def test_a_page_names_what_waits_for_its_task(browse: Browse, tq: TaskQ) -> None:
+    parent = await tq.push("greet", {"name": "x"}, delay=3600)
+    path = f"task?id={parent.task_id}"
+    assert "<dt>Before</dt>" not in (await browse.get(path)).text
+    later = [(await tq.push("greet", {"name": "x"}, after=[parent])).task_id for _ in range(52)]
+    page = (await browse.get(path)).text
+    before = re.findall(r"<dt>Before</dt><dd>(.*?)</dd>", page)[0]
+    assert re.findall(r"task\?id=([^\"]+)", before) == sorted(later)[:50] and before.endswith("and 2 more")
+    await parent.cancel()
+    assert "<dt>Before</dt>" not in (await browse.get(path)).text
+
+
 async def test_the_table_says_why_each_task_waits(browse: Browse, tq: TaskQ) -> None:
     @tq.task(limit=Limit(1, key="tenant"))
     async def bounded(tenant: str) -> None: ...

@@ -256,7 +256,8 @@ async def task(view: View) -> dict[str, Any]:
         "source": None if flow is None else flow.source,  # the group whose end has pushed it
         "parents": [] if flow is None else flow.parents,
         "groups_before": await _groups_before(view, found),
-        "children": [] if flow is None else flow.children,
+        "children": [] if flow is None else [child for child, _ in flow.children],
+        "later": [] if found.final else await view.tq.queue.backend.after.children(found.task_id),
         "can_cancel": not found.final,
         "can_retry": found.status in RETRYABLE,
         "can_edit": found.status is Status.PENDING and not found.waits and found.undecodable is None,
