@@ -85,7 +85,7 @@ class Fetcher(Poller):
     def busy(self) -> bool:
         """Whether an outcome will be written, or a round or a push is under way, which may bring tasks."""
         # A loop that ends cancels the rounds: then nothing writes what is left.
-        return self._in_round or self._pushing > 0 or (self.unwritten > 0 and self.here)
+        return self._in_round or self._pushing > 0 or (self.unwritten > 0 and self.running)
 
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
