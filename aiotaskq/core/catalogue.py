@@ -44,14 +44,24 @@ class Template(NamedTuple):
     def values(self, text: str) -> list[str] | None:
         """Return the values of a text that fits this template, else None."""
         first, *rest = self.pieces
-        if not text.startswith(first) or not text.endswith(self.pieces[-1]):
+        if not rest:
+            return [] if text == first else None
+        if not text.startswith(first) or not text.endswith(rest[-1]):
             return None
-        if any(piece not in text for piece in rest):
-            return None
-        # A value before a blank may have blanks itself: "day of month 3 is not …".
-        pattern = [f"(.*{'?' if piece.strip() else ''}){re.escape(piece)}" for piece in rest]
-        found = re.fullmatch("".join([re.escape(first), *pattern]), text, re.DOTALL)
-        return None if found is None else [*found.groups()]
+        latest, end = [], len(text)  # where each piece begins at the latest
+        for piece in reversed(rest):
+            end = text.rfind(piece, len(first), end)
+            if end < 0:
+                return None
+            latest.append(end)
+        found, at = [], len(first)
+        for number, (piece, begin) in enumerate(zip(rest, reversed(latest), strict=True), 1):
+            # A value before a blank may have blanks itself: "day of month 3 is not …".
+            if piece.strip() and number < len(rest):
+                begin = text.find(piece, at)
+            found.append(text[at:begin])
+            at = begin + len(piece)
+        return found
 
 
 def parse(text: str) -> dict[tuple[str, str], str]:

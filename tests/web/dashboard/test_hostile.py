@@ -162,9 +162,10 @@ def test_a_value_does_not_turn_the_sentence_around_it() -> None:
 
 
 NESTED = ["a: ", "x; did you mean y", "a b is not in 1-2 ", "c is not in ", " "]
+PIECES_OUT_OF_ORDER = " nor " + " is neither --" * 150
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, *NESTED], ids=range(len(HOSTILE + NESTED)))
+@pytest.mark.parametrize("text", [*HOSTILE, *NESTED, PIECES_OUT_OF_ORDER], ids=range(len(HOSTILE + NESTED) + 1))
 def test_no_error_text_is_slow_to_translate(text: str) -> None:
     """Patterns of known errors are tried on texts of any kind: their cost must not grow faster than the text."""
     words = Words("zh", "UTC")
