@@ -50,13 +50,11 @@ STARS = "***"
 _SCHEME = re.compile(r"[^@]*?://|[A-Za-z][\w+.-]*(?::/{0,3}|/{2,3})|")
 _PORT = re.compile(r"\d*")
 _USER = re.compile(r"[\w.%+-]*")
-# Names of options whose values are not shown.
-_HIDDEN = r"[\w.-]*(?:pass|pwd|secret|token|cred|key)[\w.-]*"
-_OPTION = re.compile(rf"\b({_HIDDEN}=)[^&\s]*", re.IGNORECASE)
-# In a text the end of a password is not known where it holds an "@": up to the last one before a blank.
-_LOGIN = re.compile(
-    r"((?:[\w+]:?/{1,3}|\b(?:postgres|postgresql|mysql|mariadb|rediss?|valkey)(?:\+\w+)?:)[^\s:/@]*):\S*@"
-)
+# Names of options whose values are not shown. A name is read once: a text may hold a long one.
+_HIDDEN = r"(?=[\w.-]*?(?:pass|pwd|secret|token|cred|key))[\w.-]++"
+_OPTION = re.compile(rf"(?<![\w.-])({_HIDDEN}=)[^&\s]*", re.IGNORECASE)
+_WORD = re.compile(r"\S+")
+_LOGIN = re.compile(r"(?:[\w+]:?/{1,3}|\b(?:postgres|postgresql|mysql|mariadb|rediss?|valkey)(?:\+\w+)?:)[^\s:/@]*:")
 _LOGIN_WITHOUT_USER = re.compile(r"\b((?:redis|rediss|valkey)(?:\+\w+)?://)[^\s:/@]+@")
 _OPTION_OF_URL = re.compile(rf"([?&;]{_HIDDEN}=)[^&;\s'\"]*", re.IGNORECASE)
 
@@ -84,6 +82,15 @@ def mask(url: str) -> str:
 
 def without_passwords(text: object) -> str:
     """Return a text with ``***`` for the password of each URL in it, as errors of drivers and handlers quote them."""
-    said = _LOGIN.sub(rf"\1:{STARS}@", str(text))
+    said = str(text)
+    if "@" in said:
+        said = _WORD.sub(_without_login, said)
     said = _LOGIN_WITHOUT_USER.sub(rf"\1:{STARS}@", said)
     return _OPTION_OF_URL.sub(rf"\1{STARS}", said)
+
+
+def _without_login(word: re.Match[str]) -> str:
+    # The end of a password is not known where it holds an "@": up to the last one before a blank.
+    before, at, place = word[0].rpartition("@")
+    login = _LOGIN.search(before)
+    return word[0] if login is None else f"{before[: login.end()]}{STARS}{at}{place}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from aiotaskq import AiotaskqError, TaskQ
 from aiotaskq.core.masking import mask, without_passwords
 from tests.support.command import Cli
+from tests.support.machine import within
 
 SECRET = "S3CRET"
 MALFORMED = [
@@ -109,3 +111,14 @@ def test_the_sentinels_of_a_url_are_shown() -> None:
     assert mask("redis+sentinel://me:S3CRET@a:1,b/main") == "redis+sentinel://me:***@a:1,b/main"
     assert SECRET not in mask("redis+sentinel://me:S3CRET,b:2/main")
     assert without_passwords("to redis+sentinel://S3CRET@a:1,b/main: no") == "to redis+sentinel://:***@a:1,b/main: no"
+
+
+@pytest.mark.parametrize("part", ["a/:", "https://host:1,", "key", "key-", "1.", "redis://a"])
+@pytest.mark.parametrize("before", ["", "a/:x@", "?"])
+def test_no_text_is_slow_to_mask(part: str, before: str) -> None:
+    """Errors of handlers have any text: the cost must not grow faster than it."""
+    text = before + part * (200_000 // len(part))
+    began = time.process_time()
+    without_passwords(text)
+    mask(text)
+    assert time.process_time() - began < within(1)
