@@ -67,7 +67,7 @@ def labels(tags: Mapping[str, str]) -> list[str]:
 
 def split_labels(line: str) -> list[str]:
     """Return the tags of a line, which are separated by blanks or commas, each as ``name=value``."""
-    return re.split(r"[\s,]+(?=[A-Za-z0-9_.-]+=)", line.strip())
+    return re.split(r"(?<![\s,])[\s,]++(?=[A-Za-z0-9_.-]++=)", line.strip())
 
 
 def read_labels(texts: Iterable[str]) -> dict[str, str]:

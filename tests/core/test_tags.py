@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.core.tags import MAX_TAGS, check_tags, labels, read_labels, tags_of, with_tags
+from aiotaskq.core.tags import MAX_TAGS, check_tags, labels, read_labels, split_labels, tags_of, with_tags
 from aiotaskq.core.task import Task, with_default_tags
 from aiotaskq.errors import ValidationError
+from tests.support.machine import within
 
 NAMES = st.from_regex(r"[A-Za-z0-9_.-]{1,50}", fullmatch=True)
 VALUES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=100).filter(
@@ -64,3 +66,11 @@ def test_texts_that_are_no_tags(texts: list[str], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         read_labels(texts)
     assert read_labels(["a=b=c", "a=b=c"]) == {"a": "b=c"}
+
+
+@pytest.mark.parametrize("between", [",", " ", ", "])
+def test_a_line_with_many_separators_is_split_in_linear_time(between: str) -> None:
+    line = f"a=1{between * 50_000}b"
+    began = time.process_time()
+    assert split_labels(line) == [line]
+    assert time.process_time() - began < within(1)
