@@ -23,7 +23,7 @@ LISTS = (INDEX, "comparison", "errors", "architecture", "contributing", "benchma
 """Pages that name everything, or that users of the package need not read: they come last in a search."""
 SYNONYMS = {"定时任务": "定时计划", "计划任务": "定时计划"}
 """Words of readers for which the manual has another one."""
-NAME = re.compile(r"[\w.-]*[^\W\d][\w.-]*")
+NAME = re.compile(r"(?<![\w.-])(?=[\w.-]*?[^\W\d])[\w.-]++")
 """A name or an option in code that a reader has typed, such as ``self.retry`` and ``countdown`` of a call."""
 _TOPIC = re.compile(r"^- \[[^\]]+\]\((?:\.\./)?([\w-]+)\.md\)(?:: |：)(.+)$", re.MULTILINE)
 
@@ -168,4 +168,5 @@ def found_in(names: Iterable[str], words: Sequence[str]) -> list[Section]:
 
 def contained(words: Sequence[str], text: str) -> int:
     """Return how many of the words, which are casefolded, the text contains."""
-    return sum(word in text.casefold() for word in words)
+    folded = text.casefold()
+    return sum(word in folded for word in words)

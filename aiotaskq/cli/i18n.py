@@ -53,8 +53,8 @@ def translated_help(text: str) -> str:
 
 UNWRAPPED = 10_000
 # A Chinese character breaks after itself and the punctuation behind it.
-_WORD = re.compile(r"[\u2e80-\u9fff\uff00-\uffef][，。；：、？）]*|[!-~]+ ?| +|.")
-_COLUMNS = re.compile(r"  \S.*?\s{2,}(?=\S)|\s*")
+_WORD = re.compile(r"[\u2e80-\u9fff\uff00-\uffef][，。；：、？）]*|[!-~]+ ?|\s+|.")
+_COLUMNS = re.compile(r"  \S.*?(?<!\s)\s{2,}+(?=\S)|\s*")
 
 
 def wrapped(line: str, room: int) -> list[str]:

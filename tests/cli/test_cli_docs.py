@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from aiotaskq.cli import docs
 from aiotaskq.cli.docs import MANUAL, Section, sections
 from tests.support.command import Cli, Terminal
+from tests.support.machine import within
 
 
 def test_pages_are_listed_with_what_they_are_about(cli: Cli) -> None:
@@ -133,3 +135,10 @@ def test_a_terminal_shows_a_page_in_the_pager(cli: Cli) -> None:
     finally:
         screen.close()
     assert "Stores" in screen.drawn and screen.drawn.count("\n") == 4
+
+
+@pytest.mark.parametrize("words", ["1" * 50_000, "1." * 25_000])
+def test_a_long_number_is_searched_for_names_in_linear_time(words: str) -> None:
+    began = time.process_time()
+    assert docs.NAME.findall(f"{words} self.retry 5") == ["self.retry"]
+    assert time.process_time() - began < within(1)

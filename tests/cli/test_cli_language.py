@@ -6,6 +6,7 @@ import ast
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from gettext import GNUTranslations
 from pathlib import Path
@@ -29,6 +30,7 @@ from aiotaskq.operations.table import parameters_of, read
 from aiotaskq.runtime.run_steps import no_version, why
 from tests.support.command import ROOT
 from tests.support.error_texts import LIBRARY_ROOMS, literal, raised
+from tests.support.machine import within
 
 SAYING = {"tr", "marked", "say", "say_stderr", "Column", "listed", "option", "argument", "about", "check"}
 """Functions whose first argument is a sentence."""
@@ -154,6 +156,13 @@ def test_chinese_lines_are_wrapped_at_the_width_of_the_terminal() -> None:
     assert all(each.startswith(" " * 12) and not each.strip().startswith("，") for each in lines[1:])
     assert "".join(each.strip() for each in lines).replace(" ", "") == line.replace(" ", "")
     assert wrapped("short", 40) == ["short"] and wrapped("", 40) == [""]
+
+
+@pytest.mark.parametrize("line", ["a" + "\xa0" * 50_000, "  a" + " " * 50_000], ids=["no-break spaces", "spaces"])
+def test_a_line_with_many_blanks_is_wrapped_in_linear_time(line: str) -> None:
+    began = time.process_time()
+    assert wrapped(line, 40)
+    assert time.process_time() - began < within(1)
 
 
 def test_typers_words_on_help_pages_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
