@@ -70,6 +70,8 @@ def read_windows(texts: tuple[str, ...]) -> Windows:
                 raise ValueError(f"{text!r} names a day that does not exist") from None
             if last < first:
                 raise ValueError(f"{text!r} ends before it begins")
+            if last == date.max:
+                raise ValueError(f"{text!r} never ends, as no day comes after it; pause the schedule instead")
             dates.append((first, last))
         else:
             raise ValueError(

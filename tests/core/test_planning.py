@@ -138,6 +138,7 @@ def test_ends_of_windows(window: str, instant: str, end: str) -> None:
         ("24:00-06:00", "names no span of a day"),
         ("2026-02-30", "does not exist"),
         ("2026-12-24/2026-12-20", "ends before it begins"),
+        ("2026-12-24/9999-12-31", "never ends"),
         (["00:00-12:00", "12:00-24:00"], "leave no time of the day"),
         ([7], "a list of them, is needed"),
         (["22:00-06:00"] * 101, "at most 100"),
