@@ -116,7 +116,9 @@ class Log:
             return
         text = template.format(*args) if args else template
         line = _Line(level, text, sys._getframe(2), cause if self._tracebacks else None)
-        if _apart.get():
+        if sys.is_finalizing():  # no other thread runs
+            self.emit(line)
+        elif _apart.get():
             _writer.put(line)
         elif may_be_interrupted() and running_loop_or_none() is None:
             _writer.put(line)

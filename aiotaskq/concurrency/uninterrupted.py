@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import socket
+import sys
 import threading
 from _thread import get_ident
 from collections import deque
@@ -160,7 +161,7 @@ def uninterrupted(section: Callable[[], T]) -> T:
     section half done, and one that enters the section again would wait for a lock that its own thread holds. If the
     waiting is interrupted, the section still runs to its end.
     """
-    if not may_be_interrupted():
+    if not may_be_interrupted() or sys.is_finalizing():  # Python 3.11 then starts threads that never run
         return section()
     answer: CrossThreadFuture[T] = CrossThreadFuture()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from aiotaskq.runtime.queue.claims import Claims
 from aiotaskq.runtime.worker.worker import Worker
 from aiotaskq.types import ExitCode
 from tests.runtime.worker.workers import started
+from tests.support import nursery
 from tests.support.machine import within
 from tests.support.waiting import eventually
 
@@ -264,3 +266,31 @@ def test_a_stop_that_a_crashed_loop_has_begun_is_begun_again_by_the_next_one() -
         each.cancel()
     crashed.run_until_complete(asyncio.wait(left))
     crashed.close()
+
+
+def test_a_process_ends_whose_loop_was_closed_while_handlers_ran() -> None:
+    script = """
+import asyncio
+from aiotaskq import TaskQ
+
+tq = TaskQ("memory://")
+
+@tq.task
+async def endless():
+    begun.set()
+    await asyncio.Event().wait()
+
+async def begin():
+    global begun, running
+    begun, running = asyncio.Event(), tq.running()
+    await running.__aenter__()
+    await endless.push()
+    await begun.wait()
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(begin())
+loop.close()
+"""
+    # Its runs end with the interpreter, when no thread runs that could write their log lines.
+    done = nursery.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=within(10))
+    assert (done.returncode, "could not be settled" in done.stderr) == (0, True)
