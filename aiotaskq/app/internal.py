@@ -67,6 +67,8 @@ class Internal(msgspec.Struct):
     once everything has started."""
     on_signal: Callable[[asyncio.Event], None]
     """Handles a signal: the first sets the event of ``run_until``, the next one skips the drain."""
+    history_tags: tuple[str, ...]
+    """The tags for whose values its workers write sums."""
     bound: LoopBound = msgspec.field(default_factory=LoopBound)
     """The event loop in which it was opened last."""
     stands_by: bool = False

@@ -121,6 +121,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         url = default_url() if url is None else url
         self.url = url = with_table_names(url, schema=schema, table_prefix=table_prefix)
         check_bool("history", history)
+        tag_names = check_tag_names("history_tags", history_tags)
         codec = None if codec is None else check_codec(codec)
         if blobs is not None:
             codec = with_blobs(codec, blobs, lambda: self._clock.now())
@@ -139,6 +140,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             self._adopt,
             self._run_until,
             self._on_signal,
+            tag_names,
         )
         self._schedules_url = schedules
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
@@ -149,7 +151,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             "reap_interval": quarter if reap_interval is None else reap_interval,
             "poll_interval": poll_interval,
             "history": history,
-            "history_tags": check_tag_names("history_tags", history_tags),
+            "history_tags": tag_names,
         }
         self.queue = Queue(
             self._backend,

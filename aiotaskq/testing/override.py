@@ -167,7 +167,8 @@ def override(
         url: the store; default one in memory, with the rules of a durable one if the real store is durable. There a
             push that joins a transaction (``session=…``) is stored when that commits, whatever its database.
         clock: default the real one.
-        options: as of ``TaskQ``; default its own timezone and codec, and its queue's ``maxsize`` and ``when_full``.
+        options: as of ``TaskQ``; default its own timezone, codec and history tags, and its queue's ``maxsize`` and
+            ``when_full``.
 
     Raises:
         ValidationError: if ``tq`` is no ``TaskQ``.
@@ -179,7 +180,7 @@ def override(
         raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {kind_name(tq)})")
     capacity = tq.queue.capacity
     own: dict[str, Any] = {"timezone": tq.timezone, "maxsize": capacity.maxsize, "when_full": capacity.when_full}
-    own["codec"] = internal(tq).codec
+    own |= {"codec": internal(tq).codec, "history_tags": internal(tq).history_tags}
     if url is None:  # the store in memory with the same rules
         backend = tq.queue.backend
         url = DURABLE_FAKE if backend.durable else OBJECTS if holds_objects(backend) else "memory://"

@@ -408,3 +408,15 @@ async def test_what_an_earlier_test_has_pushed_makes_no_first_call_later() -> No
             await rebuild.push()
             await kit.advance(1.5)
         assert ran == [3.0]
+
+
+async def test_the_history_of_a_kit_has_the_tags_of_the_application() -> None:
+    tq = TaskQ("memory://", history_tags=("tenant",))
+
+    @tq.task(tags={"tenant": "acme"})
+    async def bill() -> None: ...
+
+    async with virtual(tq) as kit:
+        await bill.push()
+        await kit.advance(120)
+        assert [(each.tag, each.n) for each in await tq.history(tag="tenant")] == [("tenant=acme", 1)]
