@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -62,7 +63,8 @@ class Execution(msgspec.Struct, eq=False):
             self.reason = reason
             if self.coroutine is not None and self.began is not None:
                 self._cancels += 1
-                self.coroutine.cancel(f"aiotaskq: {reason}")
+                with contextlib.suppress(RuntimeError):  # its loop was closed
+                    self.coroutine.cancel(f"aiotaskq: {reason}")
 
     def uncancel(self) -> None:
         """Undo the cancels of this class, where the coroutine goes on, for instance to wait for a thread."""

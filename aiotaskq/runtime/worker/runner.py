@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -110,7 +111,8 @@ class Runner:
     async def close(self, wait: bool = True) -> None:
         """End timeouts, threads and processes; ``wait`` as in ``Executors.close``."""
         if self._sentinel is not None:
-            self._sentinel.cancel()
+            with contextlib.suppress(RuntimeError):  # its loop was closed
+                self._sentinel.cancel()
         await self.executors.close(wait)
         self._deadlines.close()
 

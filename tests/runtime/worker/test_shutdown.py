@@ -268,6 +268,39 @@ def test_a_stop_that_a_crashed_loop_has_begun_is_begun_again_by_the_next_one() -
     crashed.close()
 
 
+def test_handlers_whose_loop_was_closed_are_abandoned_by_a_stop_in_another_one() -> None:
+    script = """
+import asyncio
+from aiotaskq import TaskQ
+
+tq = TaskQ("memory://")
+
+@tq.task
+async def endless():
+    begun.set()
+    await asyncio.Event().wait()
+
+async def begin():
+    global begun, running
+    begun, running = asyncio.Event(), tq.running(drain=0.1, grace=0.1)
+    await running.__aenter__()
+    await endless.push()
+    await begun.wait()
+
+async def stop():
+    await running.__aexit__(None, None, None)
+    async with tq.running():
+        print("runs again", flush=True)
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(begin())
+loop.close()
+asyncio.run(stop())
+"""
+    done = nursery.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=within(15))
+    assert (done.returncode, done.stdout) == (0, "runs again\n")
+
+
 def test_a_process_ends_whose_loop_was_closed_while_handlers_ran() -> None:
     script = """
 import asyncio
