@@ -18,7 +18,7 @@ from aiotaskq.runtime.worker.worker import Worker
 from aiotaskq.types import ExitCode
 from tests.runtime.worker.workers import started
 from tests.support import nursery
-from tests.support.machine import within
+from tests.support.machine import watchdog, within
 from tests.support.waiting import eventually
 
 
@@ -297,7 +297,7 @@ loop.run_until_complete(begin())
 loop.close()
 asyncio.run(stop())
 """
-    done = nursery.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=within(15))
+    done = nursery.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=watchdog())
     assert (done.returncode, done.stdout) == (0, "runs again\n")
 
 
@@ -325,5 +325,5 @@ loop.run_until_complete(begin())
 loop.close()
 """
     # Its runs end with the interpreter, when no thread runs that could write their log lines.
-    done = nursery.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=within(10))
+    done = nursery.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=watchdog())
     assert (done.returncode, "could not be settled" in done.stderr) == (0, True)
