@@ -77,6 +77,7 @@ class Tally(Poller):
         except Exception:
             for period in periods:
                 self._sums_of(period.key).add(period)
+                self._labels.add(period.tag)
             raise
 
     async def _write_or_keep(self) -> None:

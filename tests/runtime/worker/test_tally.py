@@ -162,6 +162,24 @@ async def test_sums_that_cannot_be_written_are_kept(tally: Tally, backend: Memor
     assert (await written(tally, backend))["mail", "default", "completed"].n == 2
 
 
+async def test_an_outage_lets_no_more_values_be_told_apart(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_periods: Sequence[Period]) -> None:
+        raise DatabaseUnavailable("cut off")
+
+    tally = Tally(backend.history, VirtualClock(), tags=("order",))
+    with monkeypatch.context() as outage:
+        outage.setattr(backend.history, "add", away)
+        for number in range(MOST_LABELS + 20):
+            tally.settled(*ended(run().replace(extra={"tags": {"order": str(number)}})))
+            if number % 100 == 0:
+                with pytest.raises(DatabaseUnavailable):
+                    await tally.write()
+    await tally.write()
+    assert len(await backend.history.read(0, 2**62, 0, tag="order")) <= MOST_LABELS + 1
+
+
 async def test_a_worker_writes_within_a_minute_and_when_it_stops() -> None:
     clock = VirtualClock()
     tq = TaskQ("memory://", clock=clock)
