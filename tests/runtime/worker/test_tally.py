@@ -254,7 +254,7 @@ async def test_old_minutes_become_hours_and_days() -> None:
     @tq.task
     async def work() -> None: ...
 
-    async with tq.running():
+    async with tq.running(scheduler=False):
         await (await work.push()).result()
         await clock.advance(120)
         (minute,) = await tq.history(since=0)
