@@ -21,8 +21,18 @@ from aiotaskq import TaskQ
 from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door
+from aiotaskq.web.dashboard import site
 from aiotaskq.web.server import asgi
 from tests.support.backends import sqlite
+from tests.support.machine import within
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page may take as long as this machine needs; a test of the limits sets its own."""
+    monkeypatch.setattr(site, "READ_LIMIT", within(20))
+    monkeypatch.setattr(site, "PAGE_TIMEOUT", within(30))
+
 
 Browse = httpx.AsyncClient
 """A client that keeps cookies, as a browser does."""

@@ -237,8 +237,14 @@ async def _connect(dsn: str, prepare: bool = True, settings: str = "") -> Any:
 
     options = {} if prepare else {"statement_cache_size": 0}
     connection = await asyncpg.connect(dsn, timeout=DRIVER_TIMEOUT, **options)
-    if settings:
-        await connection.execute(settings)
+    ready = False
+    try:
+        if settings:
+            await connection.execute(settings)
+        ready = True
+    finally:
+        if not ready:  # nothing else knows of it
+            connection.terminate()
     return connection
 
 

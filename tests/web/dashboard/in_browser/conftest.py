@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _patience() -> None:
+def _expecting() -> None:
     """What is expected is waited for as long as this machine needs."""
     expect.set_options(timeout=within(20) * 1000)
 
