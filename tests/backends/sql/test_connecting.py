@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 import sqlalchemy as sa
@@ -43,5 +44,6 @@ async def test_a_connection_whose_settings_fail_or_are_cut_off_is_closed(
         with pytest.raises(error):
             await connecting
         await eventually(lambda: others() == 0)
+        gc.collect()  # a connection that is closed by this is reported, and fails the test
     watching.dispose()
     await engine.dispose()

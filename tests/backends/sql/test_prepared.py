@@ -29,6 +29,8 @@ async def test_one_plan_serves_all_claims_beside_parked_tasks(tmp_path: Path) ->
         for _ in range(CLAIMS):
             await backend.push([new() for _ in range(3)])
             assert len(await backend.claim("w", NOW, 3, lease_until=LEASE)) == 3
+        setting = "SHOW max_parallel_workers_per_gather"
+        assert await backend.database.read(lambda c: c.exec_driver_sql(setting).scalar()) == "0"
         rows = await backend.database.read(lambda connection: connection.execute(PLANS).all())
         ((generic, custom),) = [counts for text, *counts in rows if text.startswith("WITH head AS")]
         assert (custom, generic) == (5, CLAIMS - 5), "after five plans for certain values, one for any"

@@ -268,8 +268,7 @@ def test_a_stop_that_a_crashed_loop_has_begun_is_begun_again_by_the_next_one() -
     crashed.close()
 
 
-def test_handlers_whose_loop_was_closed_are_abandoned_by_a_stop_in_another_one() -> None:
-    script = """
+LOOP_CLOSED = """
 import asyncio
 from aiotaskq import TaskQ
 
@@ -287,43 +286,33 @@ async def begin():
     await endless.push()
     await begun.wait()
 
+loop = asyncio.new_event_loop()
+loop.run_until_complete(begin())
+loop.close()
+"""
+
+STOPPED_ELSEWHERE = """
 async def stop():
     await running.__aexit__(None, None, None)
     async with tq.running():
         print("runs again", flush=True)
 
-loop = asyncio.new_event_loop()
-loop.run_until_complete(begin())
-loop.close()
 asyncio.run(stop())
 """
+
+
+def ended(script: str) -> tuple[int, str, str]:
+    """Return the exit status of a program, its output, and its errors."""
     done = nursery.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=watchdog())
-    assert (done.returncode, done.stdout) == (0, "runs again\n")
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_handlers_whose_loop_was_closed_are_abandoned_by_a_stop_in_another_one() -> None:
+    status, output, _ = ended(LOOP_CLOSED + STOPPED_ELSEWHERE)
+    assert (status, output) == (0, "runs again\n")
 
 
 def test_a_process_ends_whose_loop_was_closed_while_handlers_ran() -> None:
-    script = """
-import asyncio
-from aiotaskq import TaskQ
-
-tq = TaskQ("memory://")
-
-@tq.task
-async def endless():
-    begun.set()
-    await asyncio.Event().wait()
-
-async def begin():
-    global begun, running
-    begun, running = asyncio.Event(), tq.running()
-    await running.__aenter__()
-    await endless.push()
-    await begun.wait()
-
-loop = asyncio.new_event_loop()
-loop.run_until_complete(begin())
-loop.close()
-"""
+    status, _, errors = ended(LOOP_CLOSED)
     # Its runs end with the interpreter, when no thread runs that could write their log lines.
-    done = nursery.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=watchdog())
-    assert (done.returncode, "could not be settled" in done.stderr) == (0, True)
+    assert (status, "could not be settled" in errors) == (0, True)
