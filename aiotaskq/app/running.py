@@ -352,6 +352,7 @@ class Running(Registry):
             queues=options.queues,
             middleware=self._registered.run_middleware,
             resources=self._open_resources if self._registered.resources else None,
+            history_tags=self._internal.history_tags,
             **self._worker_options,
         )
         self.worker = worker

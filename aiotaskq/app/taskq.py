@@ -151,7 +151,6 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             "reap_interval": quarter if reap_interval is None else reap_interval,
             "poll_interval": poll_interval,
             "history": history,
-            "history_tags": tag_names,
         }
         self.queue = Queue(
             self._backend,

@@ -110,7 +110,8 @@ def parts(
 ) -> list[Part]:
     """Return what rows have, as for ``read``; one key may have several parts."""
     read = (part for row in rows for part in _parts(row) or ())
-    found = [part for part in read if tag in (part.tag, part.tag.partition("=")[0])]
+    # A name stands for all its values; without a tag, only the sums of all tasks are meant.
+    found = [part for part in read if part.tag == tag or part.tag.partition("=")[0] == tag]
     if queue is not None:
         found = [part for part in found if part.queue == queue]
     return found if types is None else [part for part in found if part.type in types]
