@@ -8,6 +8,7 @@ another blob. So no write of an old blob can come between a look for its referen
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -52,18 +53,18 @@ class BlobCodec:
 
     def encode(self, data: bytes, /) -> bytes:
         """Return what the codec has made of the data, or the reference to its blob. Raises DatabaseUnavailable."""
-        return self.encode_with(data, self._put)
+        return self.encode_with(data, functools.partial(self._reached, self.store.put))
 
     def decode(self, data: bytes, /) -> bytes:
         """Return what ``encode`` was given. Raises BlobError, DatabaseUnavailable, and any exception of the codec."""
         if (name := blob_of(data)) is None:
             return self.inner.decode(data)
-        return self.checked(name, self._get(name))
+        return self.checked(name, self._reached(self.store.get, name))
 
     @property
     def lazy(self) -> Codec:
         """The same codec, whose ``decode`` reads no blob: it raises BlobUnread instead."""
-        return _Lazy(self)
+        return _InLoop(self)
 
     async def encoded(self, make: Callable[[Codec], T], joined: bool = False) -> T:
         """Return what ``make`` returns with this codec, whose blobs are written by then. Raises DatabaseUnavailable.
@@ -72,10 +73,10 @@ class BlobCodec:
         """
         if not joined:
             await self.open()
-        later = _Later(self)
-        made = make(later)
-        if later.blobs:
-            await self._in_threads(self._put, later.blobs.items())
+        codec = _InLoop(self)
+        made = make(codec)
+        if codec.unwritten:
+            await self._in_threads(self.store.put, codec.unwritten.items())
         return made
 
     async def whole(self, tasks: Sequence[Task], columns: Collection[str] = COLUMNS) -> list[Task]:
@@ -84,8 +85,8 @@ class BlobCodec:
         if not names:
             return list(tasks)
         order = sorted(names)
-        found = await self._in_threads(self._get, [(name,) for name in order])
-        read = _Lazy(self, dict(zip(order, found, strict=True)))
+        found = await self._in_threads(self.store.get, [(name,) for name in order])
+        read = _InLoop(self, dict(zip(order, found, strict=True)))
         return [decoded(task, read) if any(blobs_of(task, columns)) else task for task in tasks]
 
     async def open(self) -> str:
@@ -109,12 +110,12 @@ class BlobCodec:
         def look() -> list[str]:
             return sorted(name for name in self.store.names(scope) if after < name < before)[:limit]
 
-        (found,) = await self._in_threads(lambda: self._reached(look), [()])
+        (found,) = await self._in_threads(look, [()])
         return found
 
     async def delete(self, names: Sequence[str]) -> None:
         """Delete blobs. Raises DatabaseUnavailable."""
-        await self._in_threads(lambda: self._reached(lambda: self.store.delete(names)), [()])
+        await self._in_threads(self.store.delete, [(names,)])
 
     def encode_with(self, data: bytes, put: Callable[[str, bytes], object]) -> bytes:
         """Do as ``encode``; ``put`` takes the name and the bytes of a blob."""
@@ -133,22 +134,16 @@ class BlobCodec:
             raise BlobDamaged(name)
         return self.inner.decode(found)
 
-    def _put(self, name: str, data: bytes) -> None:
-        self._reached(lambda: self.store.put(name, data))
-
-    def _get(self, name: str) -> bytes | None:
-        return self._reached(lambda: self.store.get(name))
-
-    def _reached(self, verb: Callable[[], T]) -> T:
+    def _reached(self, verb: Callable[..., T], *given: Any) -> T:
         try:
-            return verb()
+            return verb(*given)
         except Exception as error:  # whatever a store says of a disk or a server
             said = (str(error).splitlines() or [""])[0]
             raise DatabaseUnavailable(f"blobs: {self.store!r}: {type(error).__name__}: {said}") from error
 
     async def _in_threads(self, verb: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> list[T]:
         """Call a function with each of these arguments, in threads; return all answers, or raise the first error."""
-        futures = [asyncio.ensure_future(asyncio.to_thread(verb, *each)) for each in calls]
+        futures = [asyncio.ensure_future(asyncio.to_thread(self._reached, verb, *each)) for each in calls]
         self.running.update(futures)
         try:
             return await asyncio.gather(*futures)
@@ -156,26 +151,15 @@ class BlobCodec:
             self.running.difference_update(futures)
 
 
-class _Later:
-    """A codec that keeps what is to be written."""
-
-    def __init__(self, codec: BlobCodec) -> None:
-        self._codec = codec
-        self.blobs: dict[str, bytes] = {}
-
-    def encode(self, data: bytes, /) -> bytes:
-        return self._codec.encode_with(data, self.blobs.__setitem__)
-
-    def decode(self, data: bytes, /) -> bytes:
-        return self._codec.decode(data)
-
-
-class _Lazy:
-    """A codec that knows these blobs, and reads no others."""
+class _InLoop:
+    """The codec for an event loop: it keeps the blobs that are to be written, and reads none but those it is given."""
 
     def __init__(self, codec: BlobCodec, found: Mapping[str, bytes | None] = MappingProxyType({})) -> None:
         self._codec, self._found = codec, found
-        self.encode = codec.encode
+        self.unwritten: dict[str, bytes] = {}
+
+    def encode(self, data: bytes, /) -> bytes:
+        return self._codec.encode_with(data, self.unwritten.__setitem__)
 
     def decode(self, data: bytes, /) -> bytes:
         if (name := blob_of(data)) is None:
