@@ -17,10 +17,10 @@ from typing import Any, Final, TypeVar
 
 from aiotaskq.backends.side_rows import SideRow, SideRows
 from aiotaskq.core.codec import BlobStore, Chain, Codec
-from aiotaskq.core.coded import COLUMNS, BlobDamaged, BlobMissing, BlobUnread, blob_of, decoded, reference
+from aiotaskq.core.coded import COLUMNS, BlobError, blob_of, decoded, reference
 from aiotaskq.core.errors import ValidationError, shown
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, UNREAD, Task
 from aiotaskq.errors import DatabaseUnavailable
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class BlobCodec:
 
     @property
     def lazy(self) -> Codec:
-        """The same codec, whose ``decode`` reads no blob: it raises BlobUnread instead."""
+        """The same codec, whose ``decode`` reads no blob: it raises BlobError instead."""
         return _InLoop(self)
 
     async def encoded(self, make: Callable[[Codec], T], joined: bool = False) -> T:
@@ -102,15 +102,11 @@ class BlobCodec:
         assert self._scope is not None
         return self._scope
 
-    async def older(self, seconds: float, after: str, limit: int) -> list[str]:
-        """Return the first names behind ``after`` of blobs that were written more than ``seconds`` ago."""
+    async def older(self, seconds: float) -> set[str]:
+        """Return the names of the blobs that were written more than ``seconds`` ago."""
         scope = await self.open()
         before = f"{scope}/{_hour(self.now() - int(seconds * SECOND))}"
-
-        def look() -> list[str]:
-            return sorted(name for name in self.store.names(scope) if after < name < before)[:limit]
-
-        (found,) = await self._in_threads(look, [()])
+        (found,) = await self._in_threads(lambda: {name for name in self.store.names(scope) if name < before}, [()])
         return found
 
     async def delete(self, names: Sequence[str]) -> None:
@@ -127,11 +123,11 @@ class BlobCodec:
         return reference(name)
 
     def checked(self, name: str, found: bytes | None) -> bytes:
-        """Return what was encoded as this blob. Raises BlobMissing, BlobDamaged, and any exception of the codec."""
+        """Return what was encoded as this blob. Raises BlobError, and any exception of the codec."""
         if found is None:
-            raise BlobMissing(name)
+            raise BlobError(f"its blob {name} is missing")
         if hashlib.sha256(found).hexdigest() != name.rpartition("/")[2]:
-            raise BlobDamaged(name)
+            raise BlobError(f"its blob {name} was altered")
         return self.inner.decode(found)
 
     def _reached(self, verb: Callable[..., T], *given: Any) -> T:
@@ -165,7 +161,7 @@ class _InLoop:
         if (name := blob_of(data)) is None:
             return self._codec.decode(data)
         if name not in self._found:
-            raise BlobUnread(name)
+            raise BlobError(UNREAD)
         return self._codec.checked(name, self._found[name])
 
 

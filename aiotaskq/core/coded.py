@@ -49,27 +49,6 @@ class BlobError(Exception):
     """A value whose blob cannot be decoded; the text says why."""
 
 
-class BlobUnread(BlobError):
-    """Its blob was not read: lists do not need it."""
-
-    def __str__(self) -> str:
-        return UNREAD
-
-
-class BlobMissing(BlobError):
-    """There is no such blob."""
-
-    def __str__(self) -> str:
-        return f"its blob {self.args[0]} is missing"
-
-
-class BlobDamaged(BlobError):
-    """The bytes of the blob are others than were written."""
-
-    def __str__(self) -> str:
-        return f"its blob {self.args[0]} was altered"
-
-
 def reference(name: str) -> bytes:
     """Return what stands for a blob in place of what a codec has made."""
     return _BLOB + name.encode()

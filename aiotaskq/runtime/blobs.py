@@ -15,16 +15,13 @@ from aiotaskq.errors import TaskConflict
 from aiotaskq.log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from aiotaskq.backends.base import Backend
     from aiotaskq.core.groups import GroupState
 
 INTERVAL = 6 * 3600.0  # seconds between two sweeps of a store: each reads all of its tasks
-MOST = 100_000  # blobs of one sweep: their names are in memory
 CHUNK = 500  # tasks or groups in one read, and blobs in one deletion
 SWEEP = "sweep"
-"""The name of the side row that says when the next sweep begins, and behind which blob."""
+"""The name of the side row that says when the next sweep begins."""
 
 
 class BlobSweep(Poller):
@@ -44,44 +41,32 @@ class BlobSweep(Poller):
     async def _sweep(self) -> float:
         if self._rests:  # a process that lives shortly sweeps nothing
             self._rests = False
-        elif (after := await self._begin()) is not None:
-            count, after = await sweep(self._backend, after)
-            if after:
-                await self._backend.side.put(BLOBS, [SideRow(SWEEP, f"{self._next} {after}")])
-            if count:
-                log.debug("{} blobs to which no task refers are deleted", count)
+        elif await self._begin() and (count := await sweep(self._backend)):
+            log.debug("{} blobs to which no task refers are deleted", count)
         return INTERVAL / 4 * random.uniform(0.8, 1.2)
 
-    async def _begin(self) -> str | None:
-        """Return behind which blob a sweep begins, None if it is not yet time; no other process begins it."""
+    async def _begin(self) -> bool:
+        """Return whether it is time for a sweep; then no other process begins it."""
         now = self._clock.now()
-        found = ""
-
-        def rows(there: Mapping[str, str]) -> Sequence[SideRow] | None:
-            nonlocal found
-            at, _, found = there.get(SWEEP, "0 ").partition(" ")
-            return [SideRow(SWEEP, f"{self._next} ")] if int(at) <= now else None
-
-        self._next = now + int(INTERVAL * SECOND)
-        return found if await self._backend.side.rewrite(BLOBS, [SWEEP], rows) else None
+        row = SideRow(SWEEP, str(now + int(INTERVAL * SECOND)))
+        side = self._backend.side
+        return await side.rewrite(BLOBS, [SWEEP], lambda there: [row] if int(there.get(SWEEP, 0)) <= now else None)
 
 
-async def sweep(backend: Backend, after: str = "") -> tuple[int, str]:
-    """Delete the blobs behind ``after`` that are older than the grace time and that no task refers to.
+async def sweep(backend: Backend) -> int:
+    """Delete the blobs that are older than the grace time and that no task refers to; return how many.
 
-    Return how many, and behind which blob to go on, empty at the end. Raises DatabaseUnavailable, and TaskConflict
-    where something cannot be read that may refer to a blob; then nothing was deleted.
+    Raises DatabaseUnavailable, and TaskConflict where something cannot be read that may refer to a blob; then nothing
+    was deleted.
 
     A reference moves in one direction, from the callback of a group to a task, which is read later; tasks are read from
     the newest to the oldest, and whatever moves a task to the front encodes it anew. Encoded anew, it has other blobs.
     """
     codec = backend.codec
     assert isinstance(codec, BlobCodec)
-    found = await codec.older(codec.store.grace, after, MOST)
-    left = set(found)
-    groups = set[str]()
-    if not found:
-        return 0, ""
+    left, groups = await codec.older(codec.store.grace), set[str]()
+    if not left:
+        return 0
     async for page in _groups(backend):
         groups.update(group.group_id for group in page)
         for callback in [callback for group in page for callback in (group.then, group.on_failure)]:
@@ -96,7 +81,7 @@ async def sweep(backend: Backend, after: str = "") -> tuple[int, str]:
     gone = sorted(left)
     for start in range(0, len(gone), CHUNK):
         await codec.delete(gone[start : start + CHUNK])
-    return len(gone), found[-1] if len(found) == MOST else ""
+    return len(gone)
 
 
 def _referred(task: Task) -> list[str]:

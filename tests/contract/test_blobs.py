@@ -215,7 +215,7 @@ async def test_a_copy_to_another_store(place: Place, tmp_path: Path) -> None:
     await here.purge(TaskFilter(), 10)
     await here.delete([task.task_id])
     place.now += 3 * DAY
-    assert await sweep(here) == (1, ""), "the blobs of the other store are its own"
+    assert await sweep(here) == 1, "the blobs of the other store are its own"
     (row,) = await there.whole([await read(there, task)])
     assert row.params == LARGE
 
@@ -240,11 +240,11 @@ async def test_a_shared_blob_goes_with_the_last_task(place: Place) -> None:
     await backend.push([first, second, third])
     assert len(place.files) == 2
     place.now += 2 * DAY
-    assert await sweep(backend) == (0, "")
+    assert await sweep(backend) == 0
     await backend.delete([first.task_id])
-    assert await sweep(backend) == (0, "") and len(place.files) == 2
+    assert await sweep(backend) == 0 and len(place.files) == 2
     await backend.delete([second.task_id])
-    assert await sweep(backend) == (1, "") and len(place.files) == 1
+    assert await sweep(backend) == 1 and len(place.files) == 1
     assert (await backend.whole([await read(backend, third)]))[0].params["n"] == 3
 
 
@@ -254,11 +254,11 @@ async def test_what_is_young_stays_and_a_later_use_writes_it_anew(place: Place) 
     await backend.delete([task.task_id])
     for hours, left in ((1, 1), (23, 1)):
         place.now = NOW + hours * HOUR
-        assert await sweep(backend) == (0, "") and len(place.files) == left
+        assert await sweep(backend) == 0 and len(place.files) == left
     place.now = NOW + 26 * HOUR
     later = new(params=LARGE)
     await backend.push([later])
-    assert await sweep(backend) == (1, ""), "the old one, which no new push can be about to use"
+    assert await sweep(backend) == 1, "the old one, which no new push can be about to use"
     assert (await backend.whole([await read(backend, later)]))[0].params == LARGE
 
 
@@ -278,7 +278,7 @@ async def test_an_uncommitted_write_leaves_one_that_is_swept(place: Place, monke
     (place.files[0].parent / "tmpabc").write_bytes(b"half")
     assert len(place.files) == 2 and await backend.find(TaskFilter(), 5) == []
     place.now += 2 * DAY
-    assert await sweep(backend) == (2, "") and place.files == []
+    assert await sweep(backend) == 2 and place.files == []
     assert [path.name for path in place.root.iterdir()] == [path.name for path in place.root.glob("*-*")]
 
 
@@ -288,7 +288,7 @@ async def test_callbacks_of_groups_are_references(place: Place) -> None:
         handle = await tq.start(group([tq.call("other", {})], then=tq.call("then", LARGE)))
         backend = await place.open()
         place.now = max(place.now, tq.queue.clock.now()) + 2 * DAY
-        assert await sweep(backend) == (0, "") and len(place.files) == 1
+        assert await sweep(backend) == 0 and len(place.files) == 1
         await handle.cancel()
 
 
@@ -320,7 +320,7 @@ async def test_pages_are_read_though_tasks_are_deleted_meanwhile(place: Place, m
         return page
 
     monkeypatch.setattr(backend, "find", finding)
-    assert await sweep(backend) == (0, "") and len(place.files) == 1
+    assert await sweep(backend) == 0 and len(place.files) == 1
 
 
 @pytest.mark.parametrize("damage", ["missing", "altered"])
@@ -438,10 +438,10 @@ async def test_one_process_sweeps_at_a_time_in_virtual_time(place: Place) -> Non
     for name, each in zip("ab", sweeps, strict=True):
         begin = each._begin
 
-        async def beginning(begin: Any = begin, name: str = name) -> str | None:
-            found = await begin()
-            swept.extend([name] if found is not None else [])
-            return found  # type: ignore[no-any-return]
+        async def beginning(begin: Any = begin, name: str = name) -> bool:
+            begins: bool = await begin()
+            swept.extend([name] if begins else [])
+            return begins
 
         each._begin = beginning  # type: ignore[method-assign]
         await each.start()
