@@ -46,8 +46,9 @@ def push(tx: Transaction, tasks: Sequence[Task], now: int, room: Room | None) ->
                 raise NotFound(f"after: there is no task and no group {key!r:.60}")
     new = [_named(task, found) for task in tasks]
     stored = push_within(tx, new, room)
-    pushed = [row.task_id for task, row in zip(new, stored, strict=True) if row is task and own_rules(row)]
-    _judge(tx, tx.tasks(sorted(pushed)), found, {}, now)
+    pushed = [row for task, row in zip(new, stored, strict=True) if row is task and own_rules(row)]
+    tx.touched.followed.awaited += sorted({key for row in pushed for key in own_rules(row)})
+    _judge(tx, tx.tasks(sorted(row.task_id for row in pushed)), found, {}, now)
     return [task if row is each else row for task, each, row in zip(tasks, new, stored, strict=True)]
 
 

@@ -212,6 +212,7 @@ def again(tx: Transaction, after: Task) -> Task:
         # One that is gone holds it up no more, nor ends it: the operator has brought it back.
         gone = dict.fromkeys(own_rules(after).keys() - found.keys() - tx.unread_groups, f"{Status.COMPLETED}@")
         tie(tx, after.task_id, old, gone | {key: end_of(parent) for key, parent in found.items()})
+        tx.touched.followed.awaited += own_rules(after)
     return waiting(after, live, after.due_us) if live else after
 
 

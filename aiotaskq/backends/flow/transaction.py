@@ -58,9 +58,11 @@ class Followed(msgspec.Struct):
     ended_groups: list[str] = []
     counted: list[str] = []
     """The groups whose numbers have changed, ended or not."""
+    awaited: list[str] = []
+    """What tasks wait for from now on that were pushed after it: the names of the hint ``after``."""
 
     def __bool__(self) -> bool:
-        return bool(self.ended or self.pushed or self.ended_groups or self.counted)
+        return bool(self.ended or self.pushed or self.ended_groups or self.counted or self.awaited)
 
     @property
     def all_ended(self) -> list[str]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from aiotaskq.backends.listeners import AFTER, ENDED
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.groups import own_rules
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
@@ -45,20 +44,6 @@ class AfterSweep(Poller):
             if self._backend.shared:
                 await self._backend.watch()
             await super().start()
-
-    def pushed(self, tasks: Sequence[Task]) -> None:
-        """Tell every process of tasks that this one has pushed, and that are committed; from any thread."""
-        tell_waiting(self._backend, [task for task in tasks if task.waits])
-
-    def at_commit(self, tasks: Sequence[Task], committed: Callable[[], None] | None) -> Callable[[], None] | None:
-        """Return ``committed``, the function to call after the commit of a caller, so that it tells of these tasks."""
-
-        def both() -> None:
-            if committed is not None:
-                committed()
-            self.pushed(tasks)
-
-        return None if committed is None else both
 
     async def look_at_all(self) -> None:
         """Look at every parent in the store."""
@@ -109,9 +94,3 @@ class AfterSweep(Poller):
         elif not self._awaited and self._stop_listening is not None:
             self._stop_listening()
             self._stop_listening = None
-
-
-def tell_waiting(backend: Backend, tasks: Iterable[Task]) -> None:
-    """Tell every process that these tasks wait for their own parents, or may do so again, since they were retried."""
-    if parents := sorted({key for task in tasks for key in own_rules(task)}):
-        backend.listeners.notify(AFTER, parents)

@@ -21,7 +21,6 @@ from aiotaskq.core.tags import check_tags
 from aiotaskq.core.task import EQUAL, SECOND, Task, TaskFilter, Where
 from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.queue.after import tell_waiting
 from aiotaskq.runtime.waiting import look, why
 
 if TYPE_CHECKING:
@@ -198,7 +197,6 @@ async def retry_all(
         now, tasks = clock.now(), list(filter(chosen, page))[:limit]
         if tasks:
             total += sum(await backend.update([Change(task, settle(task, Requeued(), now)) for task in tasks]))
-            tell_waiting(backend, tasks)
         if progress is not None:
             progress(total)
         if limit is not None and (limit := limit - len(tasks)) <= 0:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aiotaskq.backends.flow.transaction import Followed
+from aiotaskq.backends.listeners import AFTER
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound, running_loop_or_none
 from aiotaskq.core.status import Status
@@ -24,7 +25,7 @@ OF_GROUPS = frozenset({"group_progress", "group_ended"})
 
 
 class CommitHooks:
-    """Calls ``pushed``, and the hooks of what followed from writes of this process, once they are committed."""
+    """Calls ``pushed``, and tells what followed from writes of this process, once they are committed."""
 
     def __init__(self, backend: Backend, clock: Clock, hooks: Hooks) -> None:
         self._backend, self._clock, self._hooks = backend, clock, hooks
@@ -66,6 +67,8 @@ class CommitHooks:
 
     def hear(self, followed: Followed) -> None:
         """Take what followed; from any thread."""
+        if followed.awaited:
+            self._backend.listeners.notify(AFTER, followed.awaited)
         pushed = followed.pushed and (gate.open or "pushed" in self._hooks)
         if followed.ended or pushed or (followed.counted and not OF_GROUPS.isdisjoint(self._hooks.hooks)):
             if running_loop_or_none() is not None:

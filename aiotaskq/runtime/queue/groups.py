@@ -32,7 +32,6 @@ from aiotaskq.errors import (
 )
 from aiotaskq.log import gate, log, printable
 from aiotaskq.runtime.handler import result_as
-from aiotaskq.runtime.queue.after import tell_waiting
 from aiotaskq.runtime.queue.bulk import cancel_page, statuses
 from aiotaskq.runtime.waiting import parents_of
 
@@ -422,7 +421,6 @@ class GroupVerbs:
                 if after is not None:
                     log.task("retry", after)
                     count += 1
-            tell_waiting(self._queue.backend, [change.before for change in changes])
         return count
 
 

@@ -21,7 +21,6 @@ from aiotaskq.log import log, printable
 from aiotaskq.runtime.current import current
 from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.limits import Limits
-from aiotaskq.runtime.queue.after import tell_waiting
 from aiotaskq.runtime.queue.bulk import (
     PURGE_CHUNK,
     RETRY_CHUNK,
@@ -215,7 +214,6 @@ class Operations(ABC, Generic[Retried_co]):
         after = await self._operated.settle(task, Requeued())
         if after is None:
             raise TaskConflict(f"task {printable(task_id)} changed meanwhile, or a newer task holds its unique key")
-        tell_waiting(self._operated.backend, [after])
         log.task("retry", after)
         return self._retried(after)
 

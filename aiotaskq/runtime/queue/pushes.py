@@ -130,10 +130,7 @@ class Pushes:
                 committed = None if session is None else self.commit_hooks.at_commit(tasks, stored)
                 if after:
                     await self.after_sweep.start()
-                    committed = self.after_sweep.at_commit(tasks, committed)
                 stored += await self.capacity.push(tasks, session, committed)
-                if after and session is None:
-                    self.after_sweep.pushed(tasks)
             if any(map(is_not, stored, tasks)):
                 await self._free_expired_keys(tasks, stored, session)
             if session is None and (self.hooks.wanted or gate.open):
@@ -182,8 +179,6 @@ class Pushes:
             elif not all(held):
                 return  # another transaction has changed one, which this one may not see
             pushed = await self.capacity.push([tasks[at] for at in places], session, None)
-            if session is None:
-                self.after_sweep.pushed([tasks[at] for at in places])
             for at, row in zip(places, pushed, strict=True):
                 stored[at] = row
 
