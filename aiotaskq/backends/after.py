@@ -8,7 +8,7 @@ parents of the child. It locks the child first: of two at the same time the late
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ from aiotaskq.core.task import Task
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
     from aiotaskq.backends.flow.transaction import Store, Transaction
-    from aiotaskq.backends.side_rows import SideRow
     from aiotaskq.core.codec import Codec
 
 Edges = Mapping[str, Mapping[str, str]]
@@ -115,16 +114,8 @@ def look(tx: Transaction, ids: Sequence[str]) -> tuple[dict[str, dict[str, str]]
     return {child: each for child, each in over.items() if each}, awaited
 
 
-def _parents(tx: Transaction, after: str) -> Sequence[str]:
+def _behind(tx: Transaction, after: str) -> Sequence[str]:
     return tx.side.owners(AFTER, PAGE, after=after)
-
-
-def _rows(tx: Transaction, owners: Sequence[str]) -> Sequence[SideRow]:
-    return tx.side.of(AFTER, owners)
-
-
-def _put(tx: Transaction, rows: Sequence[SideRow]) -> None:
-    tx.side.put(AFTER, rows)
 
 
 class After:
@@ -180,16 +171,22 @@ class After:
     async def follow_all(self, now: int) -> dict[str, str]:
         """Do as ``follow`` for all parents."""
         awaited: dict[str, str] = {}
-        last = ""
-        while ids := await self._store.look(functools.partial(_parents, after=last)):
+        async for ids in self._parents():
             awaited |= await self.follow(ids, now)
-            last = ids[-1]
         return awaited
 
     async def copy_to(self, target: Store) -> None:
         """Write to another store what waits here, once the tasks are copied."""
+        async for ids in self._parents():
+            await self._copy(ids, target)
+
+    async def _copy(self, parents: Sequence[str], target: Store) -> None:
+        rows = await self._store.look(lambda tx: tx.side.of(AFTER, parents))
+        await target.transact(lambda tx: tx.side.put(AFTER, rows), repeatable=True)
+
+    async def _parents(self) -> AsyncIterator[Sequence[str]]:
+        """Yield the ids of all parents, by pages."""
         last = ""
-        while ids := await self._store.look(functools.partial(_parents, after=last)):
-            rows = await self._store.look(functools.partial(_rows, owners=ids))
-            await target.transact(functools.partial(_put, rows=rows), repeatable=True)
+        while ids := await self._store.look(functools.partial(_behind, after=last)):
+            yield ids
             last = ids[-1]
