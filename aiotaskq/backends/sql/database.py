@@ -39,8 +39,8 @@ class Database(Transactions):
 
         ``patience``: the most seconds that a server may take for one statement, if less than the usual ones.
         """
-        self.url, self._pool = engine_options(parse_url(url))
-        self.names = self._pool.pop("names", None)
+        self.url, self._options = engine_options(parse_url(url))
+        self.names = self._options.get("names")
         self.dialect = dialect_named(self.url.get_backend_name())
         self.shown = mask(url)
         self.patience = patience
@@ -101,7 +101,7 @@ class Database(Transactions):
             return self._connections
 
     async def _connect(self) -> Connections:
-        connections = self.dialect.connections(self, self._pool)
+        connections = self.dialect.connections(self, self._options)
         try:
             await connections.open()
             # Read first: on SQLite the write lock may be held by a transaction that waits for this, the caller's own.

@@ -11,14 +11,13 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 import aiosqlite
-from sqlalchemy import URL, Connection, Engine, NullPool, event, exc
+from sqlalchemy import Connection, Engine, NullPool, event, exc
 from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
 
 from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql import sqlite_file, statements
-from aiotaskq.backends.sql.connections import Connections
+from aiotaskq.backends.sql.connections import Connections, Transactions
 from aiotaskq.backends.sql.error_codes import is_about_a_value
-from aiotaskq.backends.sql.names import Names
 from aiotaskq.backends.sql.sqlite_file import SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
 from aiotaskq.errors import ClosedError, DatabaseUnavailable
@@ -274,26 +273,15 @@ class SqliteConnections(Connections):
 
     needs_shield = False  # a cancelled caller waits for the call on a connection's thread
 
-    def __init__(
-        self,
-        url: URL,
-        shown: str,
-        writing: Callable[[], None],
-        written: Callable[[], None],
-        names: Names | None = None,
-    ) -> None:
-        """``writing`` is called when a transaction has the write lock, ``written`` when it has ended; on a thread.
-
-        ``shown`` is the URL for messages.
-        """
+    def __init__(self, database: Transactions) -> None:
+        """What is called about the write lock is called on a thread."""
         sqlite_file.quiet_aiosqlite()
-        self._shown = shown
-        self.sync_engine: Engine = sqlite_file.sqlite_engine(url, poolclass=NullPool, names=names)
+        self._database, self._shown = database, database.shown
+        self.sync_engine: Engine = sqlite_file.sqlite_engine(database.url, poolclass=NullPool, names=database.names)
         self.sync_engine.dialect.execution_ctx_cls = _Execution
-        self.file = SqliteFile(str(url.database))
+        self.file = SqliteFile(str(database.url.database))
         event.listen(self.sync_engine, "do_connect", partial(_connect, self.file))
         event.listen(self.sync_engine, "connect", _on_connect)
-        self._writing, self._written = writing, written
         self.writer = StoreConnection(self.sync_engine, writes=True)
         # The unused ones, the last used at the end.
         self.readers = [StoreConnection(self.sync_engine, writes=False) for _ in range(READERS)]
@@ -319,7 +307,7 @@ class SqliteConnections(Connections):
         try:
             begin_immediate(store.raw)
             self.file.check()  # now that it has waited for the lock
-            self._writing()
+            self._database.writing()
             answer = body(store.connection)
             if store.raw.in_transaction:  # else a session has committed it
                 statements.in_driver(store.raw, "COMMIT", ())
@@ -329,7 +317,7 @@ class SqliteConnections(Connections):
                 store.raw.rollback()
             raise
         finally:
-            self._written()
+            self._database.written()
             if store.connection.in_transaction():
                 store.connection.rollback()
 

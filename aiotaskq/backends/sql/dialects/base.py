@@ -153,8 +153,8 @@ class Dialect(ABC):
         """
 
     @abstractmethod
-    def connections(self, database: Transactions, pool: Mapping[str, int]) -> Connections:
-        """Return the connections of a database for the running loop; nothing is opened yet."""
+    def connections(self, database: Transactions, options: Mapping[str, Any]) -> Connections:
+        """Return the connections of a database for the running loop, with these options; nothing is opened yet."""
 
     def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         """Return what passes hints between processes; ``given`` is the URL with all of its options."""
@@ -386,9 +386,9 @@ class ServerDialect(Dialect):
         options = {"isolation_level": "READ COMMITTED", "connect_args": arguments, **options}
         return create(create_async_engine, url, self.extras, **options)
 
-    def connections(self, database: Transactions, pool: Mapping[str, int]) -> Connections:
-        options = {"pool_timeout": STATEMENT_TIMEOUT, "pool_size": 5, "max_overflow": 5, **pool}
-        engine = self.async_engine(database.url, True, names=database.names, **options)
+    def connections(self, database: Transactions, options: Mapping[str, Any]) -> Connections:
+        options = {"pool_timeout": STATEMENT_TIMEOUT, "pool_size": 5, "max_overflow": 5, **options}
+        engine = self.async_engine(database.url, True, **options)
         return ServerConnections(engine, database.shown, self.codes, self.autocommit, self.limited, database.patience)
 
     def limited(self, connection: Connection, seconds: float) -> AbstractContextManager[None]:

@@ -179,9 +179,8 @@ class SqliteDialect(Dialect):
         event.listen(made.sync_engine, "connect", on_connect)
         return made
 
-    def connections(self, database: Transactions, pool: Mapping[str, int]) -> Connections:
-        hooks = (lambda: database.writing(), lambda: database.written())
-        return SqliteConnections(database.url, database.shown, *hooks, database.names)
+    def connections(self, database: Transactions, options: Mapping[str, Any]) -> Connections:
+        return SqliteConnections(database)
 
     def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         watch = FileWatch(str(database.url.database), listeners)

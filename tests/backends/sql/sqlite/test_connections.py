@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiotaskq.backends.base import Change, Claim, ScheduleChange
-from aiotaskq.backends.sql import engines, sqlite_connections
+from aiotaskq.backends.sql import sqlite_connections
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, StoreConnection
@@ -333,7 +333,7 @@ def test_a_loop_that_ends_while_it_opens_leaves_nothing_open(tmp_path: Path) -> 
 
 async def test_a_file_that_cannot_be_opened_is_tried_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = aiosqlite_threads()
-    opened = SqliteConnections(engines.parse_url(url), url, lambda: None, lambda: None)
+    opened = SqliteConnections(Database(url))
     path = Path(url.removeprefix("sqlite:///"))
     path.unlink()
     path.mkdir()
@@ -348,7 +348,7 @@ async def test_a_file_that_cannot_be_opened_is_tried_again(url: str, monkeypatch
 
 
 async def test_a_closed_connection_says_so(url: str) -> None:
-    opened = SqliteConnections(engines.parse_url(url), url, lambda: None, lambda: None)
+    opened = SqliteConnections(Database(url))
     never: StoreConnection = opened.readers[0]
     store = opened.writer
     await opened.write(lambda connection: None)
