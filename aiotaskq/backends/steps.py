@@ -295,10 +295,17 @@ class Steps:
         """
         return await self._store.transact(lambda tx: suspend(tx, leaves, self._stored))
 
-    async def emit(self, events: Sequence[EventValue], then: Sequence[Task] = ()) -> list[EventValue]:
+    async def emit(
+        self,
+        events: Sequence[EventValue],
+        then: Sequence[Task] = (),
+        session: Any = None,
+        committed: Callable[[], None] = lambda: None,
+    ) -> list[EventValue]:
         """Store events, each unless there is one of its key at its ``at``; return those that are there.
 
-        ``then`` are the tasks that one event pushes: they are pushed if it is new.
+        ``then`` are the tasks that one event pushes: they are pushed if it is new. ``session`` and ``committed`` as for
+        ``Backend.push_with``.
 
         The value of a new one is stored for each task that waits for it, as ``core.steps.answered`` says; if that is
         left since the same run, it becomes due, as ``core.steps.woken``. An edit, which raises the fence, does not end
@@ -306,28 +313,16 @@ class Steps:
         """
         stored = [self._stored_event(event) for event in events]
         wakes = not self.mends
-        found = await self._store.transact(lambda tx: emit(tx, stored, self._stored, wakes, then), repeatable=True)
-        if not wakes:
-            await self._wake(sorted({event.key for event in events}), max((event.at for event in events), default=0))
-        return self._plain_events(events, stored, found)
 
-    async def emit_with(
-        self,
-        session: Any,
-        event: EventValue,
-        committed: Callable[[], None] = lambda: None,
-        then: Sequence[Task] = (),
-    ) -> EventValue:
-        """``emit`` one in the caller's transaction. Raises as ``Backend.push_with``."""
-        stored = [self._stored_event(event)]
-        found = await self._store.transact_with(
-            session, lambda tx: emit(tx, stored, self._stored, then=then), committed
-        )
-        return self._plain_events([event], stored, found)[0]
+        def body(tx: Transaction) -> list[EventValue]:
+            return emit(tx, stored, self._stored, wakes, then)
 
-    def _plain_events(
-        self, events: Sequence[EventValue], stored: Sequence[EventValue], found: Sequence[EventValue]
-    ) -> list[EventValue]:
+        if session is not None:
+            found = await self._store.transact_with(session, body, committed)
+        else:
+            found = await self._store.transact(body, repeatable=True)
+            if events and not wakes:
+                await self._wake(sorted({event.key for event in events}), max(event.at for event in events))
         each = zip(events, stored, found, strict=True)
         return [event if there is new else self._plain(there) for event, new, there in each]
 

@@ -147,7 +147,7 @@ class StepVerbs:
         """
         store = self.store
         if session is not None:
-            return await store.emit_with(session, event, committed, then) == event
+            return await store.emit([event], then, session, committed) == [event]
 
         async def emit() -> EventValue:
             return (await store.emit([event], then))[0] if then else await self._emit(event)

@@ -310,7 +310,7 @@ async def test_in_a_transaction_of_the_caller(sql_store: Store) -> None:
     engine = async_engine(parse_url(sql_store.url))
     async with engine.connect() as connection:
         assert await steps.add_with(connection, of(task)) == of(task).step
-        assert await steps.emit_with(connection, event()) == event()
+        assert await steps.emit([event()], session=connection) == [event()]
         await connection.rollback()
     assert await steps.read(task.task_id, task.seq) == []
     assert await steps.event("paid", NOW) is None
@@ -319,7 +319,7 @@ async def test_in_a_transaction_of_the_caller(sql_store: Store) -> None:
         assert await steps.add_with(connection, of(task)) == of(task).step
         assert await steps.add_with(connection, of(task, text="2")) == of(task).step
         assert await steps.add_with(connection, of(task.replace(fence=0))) is None
-        assert await steps.emit_with(connection, event()) == event()
+        assert await steps.emit([event()], session=connection) == [event()]
     await engine.dispose()
     assert await steps.read(task.task_id, task.seq) == [of(task).step]
     assert await steps.event("paid", NOW) == event()
@@ -351,7 +351,7 @@ async def test_a_task_with_gates_that_a_caller_wakes_passes_them_after_the_commi
     await backend.gates.admit(NOW, 10)
     engine = async_engine(parse_url(sql_store.url))
     async with engine.begin() as connection:
-        assert await steps.emit_with(connection, event(at=NOW + 5)) == event(at=NOW + 5)
+        assert await steps.emit([event(at=NOW + 5)], session=connection) == [event(at=NOW + 5)]
     await engine.dispose()
 
     async def passed() -> bool:
@@ -388,7 +388,7 @@ async def test_a_gate_that_a_caller_could_not_admit_is_mended(
     monkeypatch.setattr(SqlTransactions, "_start", lambda *_: None)
     engine = async_engine(parse_url(sql_store.url))
     async with engine.begin() as connection:
-        assert await steps.emit_with(connection, event(at=NOW + 5)) == event(at=NOW + 5)
+        assert await steps.emit([event(at=NOW + 5)], session=connection) == [event(at=NOW + 5)]
     await engine.dispose()
     await backend.gates.admit(NOW + 6, 10)
     assert await backend.claim("w2", NOW + 6, 1, lease_until=LEASE) == []
