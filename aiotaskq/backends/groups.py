@@ -136,17 +136,14 @@ class Groups:
     ) -> bool:
         """Write a plan in one transaction; return False, and write nothing, if there is a group with that id.
 
-        ``session`` and ``committed`` as for ``Backend.push_with``, ``room`` as for ``Backend.push``: it is for the
+        ``session``, with ``committed``, as for ``Backend.push_with``, ``room`` as for ``Backend.push``: it is for the
         tasks that wait for no others. The gates of ``plan.used_up`` are closed. Sends the hint ``ready``.
         """
         self.used = True
         plan = await encoded_by(self.codec, functools.partial(encoded_plan, plan), session is not None)
         if session is not None:
             return await self._store.transact_with(session, lambda tx: _push_plan(tx, plan, room), committed)
-        made = await self._store.transact(lambda tx: _push_plan(tx, plan, room), repeatable=True)
-        if made:
-            committed()
-        return made
+        return await self._store.transact(lambda tx: _push_plan(tx, plan, room), repeatable=True)
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         """Push tasks as further members of a group that has not ended; return how many did not exist before.
