@@ -55,13 +55,8 @@ class AfterSweep(Poller):
             if self._clock.ticks() >= self._next:
                 parents |= set(self._awaited.values())
         if parents:
-            awaited = None
-            try:
-                awaited = await self._backend.after.follow(sorted(parents), self._clock.now())
-            finally:
-                if awaited is None:
-                    with self._lock:
-                        self._ended |= parents
+            self._next = 0  # after an error the next look is at all
+            awaited = await self._backend.after.follow(sorted(parents), self._clock.now())
             self._next = self._clock.ticks() + int(self._interval * SECOND)
             with self._lock:
                 left = {key: parent for key, parent in self._awaited.items() if parent not in parents}
