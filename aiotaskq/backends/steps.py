@@ -272,8 +272,6 @@ class Steps:
             await self._store.transact(lambda tx: tx.side.add(STEP, rows), repeatable=True)
 
     def _rows(self, new: Sequence[NewStep]) -> list[SideRow]:
-        if self.codec is None:
-            return [step_row(each, each.step.text) for each in new]
         return [step_row(each, self._stored(each.step.text)) for each in new]
 
     def _there(self, new: Sequence[NewStep], rows: Sequence[SideRow], texts: Sequence[str | None]) -> list[Step | None]:
@@ -463,7 +461,7 @@ class Steps:
         return stored_text(text, self.codec)
 
     def _stored_event(self, event: EventValue) -> EventValue:
-        return event if self.codec is None else replace(event, text=self._stored(event.text))
+        return replace(event, text=self._stored(event.text))
 
     def _plain(self, stored: S) -> S:
         """Return a step or an event with its text as it was given."""
