@@ -155,13 +155,9 @@ class Tally(Poller):
                 self._collect(part)
             return
         self._add(tasks, minute, "")
-        if self._tags:
-            tagged: dict[str, list[Task]] = {}
-            for task in tasks:
-                for label in self._labels_of(task):
-                    tagged.setdefault(label, []).append(task)
-            for label, of_label in tagged.items():
-                self._add(of_label, minute, label)
+        for task in tasks if self._tags else ():
+            for label in self._labels_of(task):
+                self._add([task], minute, label)
 
     def _add(self, tasks: Sequence[Task], minute: int, label: str) -> None:
         # Each has been claimed and has ended.
