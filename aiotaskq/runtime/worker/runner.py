@@ -226,13 +226,8 @@ class Runner:
         self, execution: Execution, handler: Handler, error: BaseException, direct: bool
     ) -> Outcome | None:
         """Return the outcome of a handler that has raised; raise again what is meant for the loop or the program."""
-        if isinstance(error, asyncio.CancelledError):
-            if execution.abandoned or (execution.reason is None and self._loop_ends):
-                raise  # the lease ends by itself
-            return self._interrupted(execution)
-        if isinstance(error, ParentsUnread):
-            log.warning("{} is passed on to other workers: {}", named(execution.task), error)
-            return passed_on(execution.task, str(error), self._clock.now())
+        if isinstance(error, asyncio.CancelledError | ParentsUnread):
+            return self._stopped_by(execution, error)
         if isinstance(error, SnoozeRequested):
             return _snoozed(execution.task, handler, error.delay)
         if isinstance(error, BrokenExecutor):
@@ -293,18 +288,22 @@ class Runner:
         log.warning("{} is of an unknown type; it is passed on to other workers", named(task))
         return passed_on(task, "unknown type", now)
 
+    def _stopped_by(self, execution: Execution, error: BaseException) -> Outcome | None:
+        """Return the outcome of a task that was cancelled, or whose handler lacks what cannot be read now."""
+        if isinstance(error, asyncio.CancelledError):
+            if execution.abandoned or (execution.reason is None and self._loop_ends):
+                raise error  # the lease ends by itself
+            return self._interrupted(execution)
+        log.warning("{} is passed on to other workers: {}", named(execution.task), error)
+        return passed_on(execution.task, str(error), self._clock.now())
+
     async def _read_blobs(self, execution: Execution) -> Task | Outcome | None:
         """Return the task with what it has in blobs; the outcome if it cannot run now."""
         task = execution.task
         try:
             (found,) = await self._host.queue.backend.whole([task])
-        except asyncio.CancelledError:
-            if execution.abandoned or (execution.reason is None and self._loop_ends):
-                raise
-            return self._interrupted(execution)
-        except DatabaseUnavailable as error:
-            log.warning("{} is passed on to other workers: {}", named(task), error)
-            return passed_on(task, str(error), self._clock.now())
+        except (asyncio.CancelledError, DatabaseUnavailable) as error:
+            return self._stopped_by(execution, error)
         read = {name: getattr(found, name) for name in (*COLUMNS, "coded", "undecodable")}
         # The lease may have been marked meanwhile.
         execution.task = execution.context.task = execution.task.replace(**read)
@@ -315,12 +314,8 @@ class Runner:
         task = execution.task
         try:
             begun = None if task.fence == 1 else await execution.context.run_steps().begun()
-        except asyncio.CancelledError:
-            if execution.abandoned or (execution.reason is None and self._loop_ends):
-                raise
-            return self._interrupted(execution)
-        except DatabaseUnavailable as error:
-            return passed_on(task, str(error), self._clock.now())
+        except (asyncio.CancelledError, DatabaseUnavailable) as error:
+            return self._stopped_by(execution, error)
         except ValidationError as error:  # a step cannot be decoded
             return Failed(describe(error), True, handler.backoff, random.random(), error)
         if begun is None:
