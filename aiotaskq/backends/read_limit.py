@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from aiotaskq.errors import DatabaseUnavailable
 
 _seconds: ContextVar[float | None] = ContextVar("aiotaskq_read_limit", default=None)
+read_limit = _seconds.get
+"""Returns the limit of the running call in seconds, None where there is none."""
 
 
 class ReadTooLong(DatabaseUnavailable):
@@ -26,11 +28,6 @@ def limited_reads(seconds: float | None) -> Iterator[None]:
         yield
     finally:
         _seconds.reset(before)
-
-
-def read_limit() -> float | None:
-    """Return the limit of the running call in seconds, None where there is none."""
-    return _seconds.get()
 
 
 def too_long(shown: str, seconds: float) -> ReadTooLong:

@@ -11,9 +11,6 @@ from aiotaskq.core.errors import check_int
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import NotSupported, ValidationError
 
-__all__ = ["BACKENDS", "DURABLE_FAKE", "KEEP_ENDED", "OBJECTS", "SQL", "has_tables", "is_lost_at_close", "is_shared"]
-__all__ += ["TABLE_NAMES", "memory_options", "scheme_of", "with_table_names"]
-
 DURABLE_FAKE = "memory://durable-fake"
 """The URL of a store in memory that behaves as a durable one: for tests."""
 
