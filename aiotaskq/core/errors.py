@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -138,6 +139,15 @@ def guess(name: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(name[:64], sorted(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown_host(error: BaseException | None) -> str:
+    """Return what to do about the name of a host that has no address; an empty text for any other error."""
+    while error is not None:
+        if isinstance(error, socket.gaierror):
+            return "; the host has no address: check its name in the URL, and the network"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 # It repeats ``[project.optional-dependencies]`` of pyproject.toml; a test compares them. An error names the library

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from importlib import import_module
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.backends.sql.names import Names
 from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, has_tables, is_shared, scheme_of, with_table_names
-from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.errors import DatabaseUnavailable, NotSupported, ValidationError
 from tests.support.backends import STORES
 
 
@@ -137,3 +138,15 @@ def test_only_whole_names_are_replaced() -> None:
     for names in (Names("jobs"), Names(prefix="a_")):
         long = " UNION ".join([sql] * 100)
         assert names(names(sql)) == names(sql) and names(names(long)) == names(long)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql", "redis"])
+async def test_the_error_about_a_host_without_an_address_names_the_url(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_args: object, **_options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(DatabaseUnavailable, match=r"not known\W*; the host has no address: check its name in the URL"):
+        await TaskQ(f"{scheme}://nowhere/0").open()

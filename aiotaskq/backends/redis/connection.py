@@ -11,6 +11,7 @@ from aiotaskq.backends.redis.address import CONNECT_TIMEOUT, Address
 from aiotaskq.backends.redis.scripts import FLOW_REQUIRED, script
 from aiotaskq.backends.redis.wire import Wire, connected, pack
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
+from aiotaskq.core.errors import unknown_host
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, ValidationError, WrongLoop
 
 # isort: split
@@ -291,7 +292,7 @@ def _message_of(error: BaseException) -> str:
         return "the server's memory is full, nothing was written; purge ended tasks, or raise its maxmemory"
     if is_denied(error):
         return f"the user may not do this; it needs its commands, and all keys and channels under the prefix ({text})"
-    return text
+    return text + unknown_host(error)
 
 
 def is_denied(error: BaseException) -> bool:

@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import exc
 
+from aiotaskq.core.errors import unknown_host
+
 UNIQUE_KEY: Final = "uq_task_queue_live_key"
 """The index of the unique keys that live tasks hold; each database names it in its message."""
 
@@ -60,7 +62,8 @@ def hint(error: Exception, codes: ErrorCodes) -> str:
         )
     if is_one_of(cause, codes.unprepared):
         return "; is there a transaction pooler in between? Then add ?pooler=transaction to the URL"
-    return next((f"; {remedy}" for message, remedy in codes.remedies.items() if message in str(cause)), "")
+    remedies = (f"; {remedy}" for message, remedy in codes.remedies.items() if message in str(cause))
+    return next(remedies, unknown_host(error))
 
 
 def is_about_a_value(error: Exception) -> bool:
