@@ -13,14 +13,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiotaskq.cli.i18n import tr, translated
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.log import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.progress import Progress
 
 LONG = 2_000  # characters of one text that are printed
@@ -113,13 +113,26 @@ def echo_markdown(text: str) -> None:
     if not interactive():
         print(text, end="", flush=True)
         return
-    from rich.markdown import Markdown
+    from rich.markdown import CodeBlock, Markdown
+    from rich.syntax import Syntax
+
+    class Code(CodeBlock):
+        """A block of code whose long lines the terminal wraps, so that they are copied as they were written."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            code = "\n".join(line.ljust(options.max_width) for line in str(self.text).splitlines())
+            shown = Syntax(code, self.lexer_name, theme=self.theme).highlight(code)
+            shown.overflow = "ignore"
+            yield shown
+
+    class Page(Markdown):
+        elements: ClassVar = {**Markdown.elements, "fence": Code, "code_block": Code}
 
     os.environ.setdefault("LESS", "FRX")  # as git has it: colours stay, and a page that fits on the screen is printed
     console = _console()
     with console.pager(styles=True):
         # A terminal cannot follow a link to another page, so its target is printed beside its text.
-        console.print(Markdown(text, hyperlinks=False))
+        console.print(Page(text, hyperlinks=False), crop=False)
 
 
 def _console(*, stderr: bool = False) -> Console:

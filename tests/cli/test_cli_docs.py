@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -126,6 +127,18 @@ def test_a_terminal_gets_a_formatted_page(cli: Cli) -> None:
     finally:
         screen.close()
     assert "\x1b[" in screen.drawn and "## Ended tasks" not in screen.drawn and "Ended tasks" in screen.drawn
+
+
+def test_a_long_line_of_code_is_not_wrapped(cli: Cli) -> None:
+    """The terminal wraps it, and copies it as one line."""
+    screen = Terminal(cli, "docs", "testing", PAGER="cat", NO_COLOR="1")
+    try:
+        assert screen.end() == 0
+    finally:
+        screen.close()
+    lines = [line.rstrip() for line in screen.drawn.splitlines()]
+    code = re.findall(r"```python\n(.*?)\n```", docs.page("testing").read_text(encoding="utf-8"), re.DOTALL)[0]
+    assert max(map(len, code.splitlines())) > 80 and code in "\n".join(lines)
 
 
 def test_a_terminal_shows_a_page_in_the_pager(cli: Cli) -> None:
