@@ -48,6 +48,12 @@ def injected() -> Any:
     return INJECTED
 
 
+def _is_depends(default: object) -> bool:
+    """Whether a default is FastAPI's ``Depends(…)`` or ``Security(…)``, which a handler would get as it is."""
+    kind = type(default)
+    return kind.__module__ == "fastapi.params" and kind.__name__ in ("Depends", "Security")
+
+
 class TaskOptions(TypedDict, total=False):
     """How the tasks of a handler are pushed and run; see ``Registry.task``. Durations in seconds."""
 
@@ -229,6 +235,11 @@ class Registry(Hinted):
                 )
             if plain := [each for each, parameter in taken.items() if parameter.default is injected]:
                 raise ValidationError(f"parameter {plain[0]!r}: write injected(), with parentheses")
+            if of_requests := [each for each, parameter in taken.items() if _is_depends(parameter.default)]:
+                raise ValidationError(
+                    f"parameter {of_requests[0]!r}: Depends works in requests only; a handler takes a resource, by "
+                    "injected() ('aiotaskq docs tasks')"
+                )
             handler = make_handler(
                 name,
                 function,

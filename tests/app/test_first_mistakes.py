@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import Depends, Security
 from loguru import logger
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -265,6 +266,13 @@ def test_handlers_and_resources_that_are_written_the_wrong_way() -> None:
 
     with pytest.raises(ValidationError, match=r"^parameter 'mailer': write injected\(\), with parentheses$"):
         own.task(use)
+
+    for by_request in (Depends(plain), Security(plain)):
+
+        async def send(mailer: Mailer = by_request) -> None: ...
+
+        with pytest.raises(ValidationError, match=r"^parameter 'mailer': Depends works in requests only; a handler"):
+            own.task(send)
 
     def mailer(host: str) -> Mailer:
         return Mailer()
