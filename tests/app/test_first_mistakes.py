@@ -6,6 +6,7 @@ import asyncio
 import functools
 import re
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from aiotaskq.codecs import Zlib
 from aiotaskq.core.cron import check_timezone
 from aiotaskq.errors import NotFound, ResultTimeout, TaskFailed, ValidationError
 from aiotaskq.testing import VirtualClock, virtual
-from aiotaskq.types import HookCall
+from aiotaskq.types import HookCall, TaskHandle
 from tests.support.machine import within
 from tests.support.waiting import eventually
 
@@ -363,13 +364,16 @@ def test_the_url_is_that_of_the_variable_unless_another_is_given(monkeypatch: py
     assert TaskQ().url == "sqlite:///aiotaskq.db"
 
 
-async def test_a_wait_for_what_nothing_runs_is_told_in_the_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", [TaskHandle.result, TaskHandle.next_log])
+async def test_a_wait_for_what_nothing_runs_is_told_in_the_log(
+    wait: Callable[[TaskHandle[object]], Coroutine[object, object, object]], tmp_path: Path
+) -> None:
     clock, lines = VirtualClock(), list[str]()
     number = logger.add(lines.append, level="WARNING", format="{message}")
     async with TaskQ(f"sqlite:///{tmp_path}/tasks.db", clock=clock) as own:
         own.task(add.handler.function)
         handle = await own.push("add", {"a": 1})
-        waiting = asyncio.create_task(handle.result())
+        waiting = asyncio.create_task(wait(handle))
         await clock.advance(4.5)
         assert lines == []
         await clock.advance(60)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aiotaskq.backends.change import Change, Claim
 from aiotaskq.backends.listeners import ENDED, NOTED
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import NEEDS_LOOP
 from aiotaskq.concurrency.uninterrupted import uninterrupted
+from aiotaskq.concurrency.wakeup import Wakeup
 from aiotaskq.core.errors import check_seconds
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.outcome import POP_OWNER, Completed, Failed, HandedBack, Released, settle
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 from aiotaskq.core.errors import INT32, MAX_ID, MAX_NAME, ValidationError, check_key, shown
 from aiotaskq.core.ids import new_id, next_seq
 from aiotaskq.core.task import new_task
+
+T = TypeVar("T")
 
 PAGE = 200  # entries of a log that one read returns
 WARN_AFTER = 5.0  # seconds of a wait for a task that nothing runs
@@ -315,22 +318,33 @@ class Queue(Pushes, Operations[Task]):
                 raise NotFound(f"{error}; if it was pushed with session=, commit that first") from None
             return task if task.final else None
 
-        first = WARN_AFTER if seconds is None else min(WARN_AFTER, seconds)
-        found = await self.waiters.until(self.waiters.woken_at_end(task_id), ended, first)
-        if found is None and first != seconds:
-            if why := await unserved(self, task):
-                log.warning("task {} ({}) is waited for{}", task_id, task.type, why)
-            left = None if seconds is None else seconds - first
-            found = await self.waiters.until(self.waiters.woken_at_end(task_id), ended, left)
+        found = await self._watched(task_id, lambda: self.waiters.woken_at_end(task_id), ended, seconds)
         if found is None:
             said = f"task {task_id} ({task.type}) is {task.status} after {seconds:g} s"
             raise ResultTimeout(said + await unserved(self, task))
         return (await self.backend.whole([task]))[0]
 
+    async def _watched(
+        self,
+        task_id: str,
+        woken: Callable[[], contextlib.AbstractContextManager[Wakeup]],
+        look: Callable[[], Awaitable[T | None]],
+        seconds: float | None,
+    ) -> T | None:
+        """Wait as ``Waiters.until`` does. After a few seconds a warning says so where nothing will run the task."""
+        first = WARN_AFTER if seconds is None else min(WARN_AFTER, seconds)
+        found = await self.waiters.until(woken(), look, first)
+        if found is not None or first == seconds:
+            return found
+        task = await self._row(task_id)
+        if why := await unserved(self, task):
+            log.warning("task {} ({}) is waited for{}", task_id, task.type, why)
+        return await self.waiters.until(woken(), look, None if seconds is None else seconds - first)
+
     async def wait_for_log(self, task_id: str, after: int, timeout: float | timedelta | None = None) -> list[LogEntry]:
         """Wait for log entries behind ``after`` and return some; none after ``timeout`` seconds. Raises NotFound.
 
-        The end of the task is an entry, too.
+        The end of the task is an entry, too. Without ``timeout`` a warning comes as in ``wait_for_end``.
         """
 
         async def come() -> list[LogEntry] | None:
@@ -344,7 +358,9 @@ class Queue(Pushes, Operations[Task]):
             return await self.backend.notes.read(task_id, after, PAGE) or [LogEntry(after, at, "end", str(task.status))]
 
         seconds = None if timeout is None else check_seconds("timeout", timeout)
-        return await self.waiters.until(self.waiters.woken_by(NOTED, ENDED, name=task_id), come, seconds) or []
+        if seconds is not None:  # the caller may wait again and again
+            return await self.waiters.until(self.waiters.woken_by(NOTED, ENDED, name=task_id), come, seconds) or []
+        return await self._watched(task_id, lambda: self.waiters.woken_by(NOTED, ENDED, name=task_id), come, None) or []
 
 
 _READ = (
