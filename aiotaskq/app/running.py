@@ -182,6 +182,8 @@ class Running(Registry):
         ``override`` in a test, True runs them there, too. On leaving, no more tasks are claimed; handlers may end for
         ``drain`` seconds, are then cancelled, and after ``grace`` more seconds their tasks are released.
         """
+        if callable(concurrency):
+            raise ValidationError("running: an application calls tq.lifespan, as in FastAPI(lifespan=tq.lifespan)")
         if not (workers is None or isinstance(workers, bool)):
             raise ValidationError(
                 f"workers: True, False or None is needed (got {workers!r:.40}); "

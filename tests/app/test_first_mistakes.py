@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fastapi import Depends, Security
+from fastapi import Depends, FastAPI, Security
 from loguru import logger
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -186,6 +186,12 @@ def test_an_import_from_the_root_says_where_a_name_is() -> None:
 async def test_a_filter_by_a_task_function_finds_nothing_and_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"^type: a string is needed \(got TaskFunction\)$"):
         await TaskQ("memory://").find(type=add)  # type: ignore[arg-type]
+
+
+async def test_an_application_does_not_call_running() -> None:
+    with pytest.raises(ValidationError, match=r"^running: an application calls tq\.lifespan, as in FastAPI\("):
+        async with TaskQ("memory://").running(FastAPI()):  # type: ignore[arg-type]
+            pass
 
 
 async def test_workers_is_no_number() -> None:
