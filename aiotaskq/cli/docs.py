@@ -104,9 +104,12 @@ def _check(topic: str) -> None:
     if topic in known:
         return
     close = difflib.get_close_matches(topic, known, 1)
-    hint = tr("; did you mean {name}?", name=repr(close[0])) if close else ""
+    if close:
+        hint = tr("; did you mean {name}?", name=repr(close[0]))
+    else:
+        hint = tr("; 'aiotaskq docs' lists the pages, and 'aiotaskq docs --search WORDS' finds sections")
     said = tr("the manual has no page {topic}", topic=repr(printable(topic)))
-    raise ValidationError(said + (hint or tr("; 'aiotaskq docs' lists the pages")))
+    raise ValidationError(said + hint)
 
 
 def _search(words: str, topic: str | None) -> None:

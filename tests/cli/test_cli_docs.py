@@ -38,7 +38,8 @@ def test_the_language_is_that_of_the_locale_and_english_where_there_is_no_transl
 
 def test_an_unknown_page_is_refused(cli: Cli) -> None:
     assert "the manual has no page 'store'; did you mean 'stores'?" in cli.fails("docs", "store", code=2)
-    assert "'aiotaskq docs' lists the pages" in cli.fails("docs", "../../pyproject", code=2)
+    said = cli.fails("docs", "../../pyproject", code=2)
+    assert "'aiotaskq docs' lists the pages, and 'aiotaskq docs --search WORDS' finds sections" in said
 
 
 def test_the_path_is_that_of_a_file_or_of_the_folder(cli: Cli) -> None:
