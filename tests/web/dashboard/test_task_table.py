@@ -43,6 +43,17 @@ def cells(page: str, task_id: str) -> dict[str, str]:
     return {label: html.unescape(re.sub(r"<[^>]*>", "", text)).strip() for label, text in found}
 
 
+@pytest.mark.parametrize(("window", "told"), [(1, True), (2, False)])
+async def test_a_search_that_did_not_see_every_task_says_so(
+    browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch, window: int, told: bool
+) -> None:
+    monkeypatch.setattr(tasks, "WINDOW", window)
+    for task_id in ("one", "two"):
+        await put(tq, task_id, Status.FAILED)
+    page = (await browse.get("tasks", params={"type": "mail"})).text
+    assert (f"Only the newest {window} tasks of each state were searched." in page) is told
+
+
 @pytest.mark.parametrize("status", HEADS)
 async def test_the_columns_are_those_of_the_state(browse: Browse, tq: TaskQ, status: str) -> None:
     await put(tq, "one", Status(status or "failed"), error_message="KeyError: 'k'")

@@ -150,7 +150,7 @@ async def tasks(view: View) -> dict[str, Any]:
         "filters": {name: view.text(name) or "" for name in FILTERS},
         "filtered": any(map(view.text, FILTERS)) or params is not None,
         "more": found[ROWS - 1].task_id if len(found) > ROWS and not searches and not by_end else None,
-        "window": None if len(found) > ROWS else window,
+        "window": window if len(found) <= ROWS and window and max(stats.counts.values()) > window else None,
         "params": params or "",
         "reason": reason or "",
         "sorts": sorts,
