@@ -35,7 +35,7 @@ class Kit(Harness):
     ``handle.stream()``, fails after ten real seconds.
     """
 
-    REMEDY = "await kit.advance(…), or kit.drain(delayed=True), first"
+    REMEDY = "await kit.advance(…), or kit.drain(delayed=True), first; an event has to be emitted"
 
     def __init__(
         self, tq: TaskQ, clock: VirtualClock, recorded: Pushes, *, concurrency: int = 10, scheduler: bool = True

@@ -11,7 +11,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from aiotaskq import TaskQ, current_task
+from aiotaskq import TaskQ, current_task, wait_event
 from aiotaskq.errors import ClosedError, ResultTimeout, UnknownHandler, ValidationError
 from aiotaskq.testing import harness, inline, override, virtual
 
@@ -100,6 +100,21 @@ async def test_a_result_that_needs_time_is_not_waited_for(monkeypatch: pytest.Mo
         handle = await bill.options(delay=60).push(1)
         with pytest.raises(AssertionError, match=r"inline mode runs no task later: use virtual\(tq\)$"):
             await handle.result()
+
+
+async def test_a_result_that_needs_an_event_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "STANDS_STILL", 0.05)
+    async with virtual() as kit:
+
+        @kit.tq.task
+        async def approve() -> object:
+            return await wait_event("approved")
+
+        handle = await approve.push()
+        with pytest.raises(AssertionError, match=r"first; an event has to be emitted$"):
+            await handle.result()
+        await kit.tq.emit("approved", 1)
+        assert await handle.result() == 1
 
 
 async def test_a_stream_that_needs_time_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
