@@ -42,6 +42,7 @@ HABITS: list[tuple[str, str, str]] = [
     ("handle.get(timeout=1)", "handle.result(timeout=5)", "tasks"),
     ("handle.revoke()", "handle.cancel()", "tasks"),
     ('TaskQ(broker="redis://")', 'TaskQ("redis://…")', "stores"),
+    ('TaskQ(prefix="jobs_")', "TaskQ(…, table_prefix=…), schema=… on PostgreSQL", "stores"),
     # dramatiq
     ("f.send(1)", "f.push(…)", "tasks"),
     ("f.send_with_options(args=(1,))", "f.options(delay=60).push(…)", "tasks"),
