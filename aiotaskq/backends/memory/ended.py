@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 from aiotaskq.core.groups import GroupState, stays
 from aiotaskq.core.status import FAILED
 from aiotaskq.core.task import Task
 from aiotaskq.log import log, named
-
-SOME = 1_000  # ids
 
 
 class Keys(dict[tuple[str, str], str]):
@@ -43,30 +42,6 @@ def _keys_of(task: Task) -> list[tuple[str, str]]:
     return keys if task.unique_key is None or task.final else [*keys, ("unique", task.unique_key)]
 
 
-class _Kind(dict[str, None]):
-    """The ids of the ended tasks of one kind, in the order of their ends."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # The first of them, the very first one last: where many were removed from the front of a dict, to find its
-        # beginning takes long.
-        self._first: list[str] = []
-
-    def pop_first(self) -> str:
-        """Remove the first one."""
-        if not self._first:
-            self._first = list(islice(self, SOME))[::-1]
-        task_id = self._first.pop()
-        del self[task_id]
-        return task_id
-
-    def discard(self, task_id: str) -> None:
-        """Remove an id, if it is there."""
-        if task_id in self:
-            del self[task_id]
-            self._first.clear()
-
-
 class Ended:
     """The ended tasks, in the order in which they ended; used under the backend's lock, except ``log_dropped``.
 
@@ -90,7 +65,9 @@ class Ended:
         self._rows = rows
         self._keys, self.drop_of = keys, drop_of
         self._lock = lock
-        self._dead_letters, self._others = _Kind(), _Kind()
+        # The ids of each kind in the order of their ends. A dict would take long to find its first key once many were
+        # removed before it.
+        self._dead_letters, self._others = OrderedDict[str, None](), OrderedDict[str, None]()
         self._members: dict[str, None] = {}  # the ids of the members of groups that stay
         self.groups: Mapping[str, GroupState] = {}
         """Every group, by id."""
@@ -112,7 +89,7 @@ class Ended:
         kind = self._dead_letters if task.status is FAILED else self._others
         kind[task.task_id] = None
         if len(kind) > self.keep:
-            oldest = self._rows.pop(kind.pop_first())
+            oldest = self._rows.pop(kind.popitem(False)[0])
             if oldest.idempotency_key is not None:
                 self._keys.remove(oldest)
             if oldest.status is FAILED and oldest.flow is not None:
@@ -124,9 +101,8 @@ class Ended:
 
     def remove(self, task: Task) -> None:
         """Take note that a task is about to run again, or is deleted."""
-        self._members.pop(task.task_id, None)
-        self._dead_letters.discard(task.task_id)
-        self._others.discard(task.task_id)
+        for ids in (self._members, self._dead_letters, self._others):
+            ids.pop(task.task_id, None)
 
     def _stays(self, task: Task) -> bool:
         group = None if task.flow is None else self.groups.get(task.flow.group or "")
