@@ -56,6 +56,7 @@ class StoreConnection(aiosqlite.Connection):
         self._engine = engine
         self._writes = writes
         self._alchemy: Connection | None = None
+        self._in_memory = False  # whether journals of statements are
         self._is_closed = False
 
     def __await__(self) -> Generator[Any, None, StoreConnection]:
@@ -105,13 +106,20 @@ class StoreConnection(aiosqlite.Connection):
             alchemy = self._engine.connect()
             self._connection = cast(sqlite3.Connection, alchemy.connection.driver_connection)
             self._alchemy = alchemy.execution_options(**{_WRITER: self._writes, statements.DRIVER: self._connection})
+            self._in_memory = False
         try:
-            return function()
+            answer = function()
         except exc.DBAPIError as error:
             if not (is_about_a_value(error) or _says(error, "locked") or _says(error, "interrupted")):
                 self.connection.invalidate()
                 self._let_go()
             raise
+        if self._writes and not self._in_memory:
+            # Else each statement that changes more than 16 pages makes a file for them. Not from the first transaction
+            # on: that may be a migration, which changes very many.
+            self.raw.execute("PRAGMA temp_store = MEMORY").close()
+            self._in_memory = True
+        return answer
 
     def _let_go(self) -> None:
         connection, self._alchemy, self._connection = self._alchemy, None, None

@@ -46,6 +46,20 @@ async def test_every_connection_is_durable(backend: SqlBackend) -> None:
     assert list(seen.values()) == [{"journal_mode": "wal", "synchronous": 2, "busy_timeout": 100}] * (1 + READERS)
 
 
+async def test_after_its_first_transaction_the_writer_journals_statements_in_memory(url: str) -> None:
+    def temp_store(connection: Connection) -> Any:
+        return connection.exec_driver_sql("PRAGMA temp_store").scalar()
+
+    backend = SqlBackend(url)
+    await backend.open()  # the first transaction creates the tables
+    assert await backend.database.write(temp_store) == 2
+    assert await backend.database.read(temp_store) == 0
+    await backend.close()
+    await backend.open()
+    assert [await backend.database.write(temp_store) for _ in range(2)] == [0, 2]
+    await backend.close()
+
+
 def test_the_blocking_engine_is_durable_too(url: str) -> None:
     engine = sync_engine(url)
     with engine.connect() as connection:
