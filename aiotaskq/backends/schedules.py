@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from msgspec.structs import astuple
+
 from aiotaskq.backends.change import ScheduleChange
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import no_codec
@@ -142,7 +144,8 @@ def changing(changes: Sequence[ScheduleChange]) -> tuple[list[str], Decide[list[
             if held[-1]:
                 before, after = change.before, change.after.replace(version=change.before.version + 1)
                 known = written[schedule_id].names if schedule_id in written else _ALWAYS
-                names = [name for name in FIELDS if name in known or getattr(after, name) != getattr(before, name)]
+                fields = zip(FIELDS, astuple(after), astuple(before), strict=True)
+                names = [name for name, new, old in fields if name in known or new != old]
                 written[schedule_id] = Written(after, names)
                 now[schedule_id] = after
                 fired += change.tasks
