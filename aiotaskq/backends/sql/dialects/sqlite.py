@@ -117,12 +117,13 @@ _CLOCK_TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS aiotaskq_clock (id INTEGER PRIMARY KEY CHECK (id = 1), anchor BIGINT NOT NULL)"
 )
 _LEASE: Final = "json_extract(value, '$.lease_until')"  # of a worker
+# OR ROLLBACK: the statement keeps no journal of its own in memory, where very many rows may move.
 _CLOCK_MOVES: Final = (
-    "UPDATE task_queue SET run_at = run_at - :back, due_at = due_at - :back "  # noqa: S608 - our own names
+    "UPDATE OR ROLLBACK task_queue SET run_at = run_at - :back, due_at = due_at - :back "  # noqa: S608 - our own names
     f"WHERE status = 'pending' AND {SQLITE_READY} AND run_at > :now",
-    f"UPDATE task_queue SET run_at = MAX(run_at - :back, {PARKED}), due_at = due_at - :back "  # noqa: S608
+    f"UPDATE OR ROLLBACK task_queue SET run_at = MAX(run_at - :back, {PARKED}), due_at = due_at - :back "  # noqa: S608
     f"WHERE status = 'pending' AND {SQLITE_AT_GATE} AND run_at >= {PARKED} AND due_at > :now",
-    "UPDATE task_queue SET expires_at = MAX(expires_at - :back, :left) "
+    "UPDATE OR ROLLBACK task_queue SET expires_at = MAX(expires_at - :back, :left) "
     "WHERE status = 'pending' AND expires_at IS NOT NULL AND expires_at > :left",
     "UPDATE task_queue SET lease_until = MAX(lease_until - :back, :left) "
     "WHERE status = 'running' AND lease_until > :left",
