@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qs
 
 import msgspec
 
@@ -89,7 +88,7 @@ def with_table_names(url: str, **given: str | None) -> str:
     the URL does not have.
     """
     scheme = scheme_of(url)
-    options = parse_qs(url.partition("?")[2], keep_blank_values=True)
+    options = _options_in(url)
     for option in TABLE_NAMES:
         name = given.get(option)
         if name is not None and option in options:
@@ -115,6 +114,15 @@ def with_table_names(url: str, **given: str | None) -> str:
     return url
 
 
+def _options_in(url: str) -> dict[str, list[str]]:
+    query = url.partition("?")[2]
+    if not query:
+        return {}
+    from urllib.parse import parse_qs  # few URLs have options
+
+    return parse_qs(query, keep_blank_values=True)
+
+
 class MemoryOptions(msgspec.Struct, frozen=True):
     """The options of a store in memory."""
 
@@ -130,8 +138,7 @@ def memory_options(url: str, keep_ended: int | None = None) -> MemoryOptions:
     Raises ValidationError for an invalid value or URL, and NotSupported for ``keep_ended`` of another store.
     """
     scheme = scheme_of(url)
-    place, _, query = url.partition("?")
-    options = parse_qs(query, keep_blank_values=True)
+    place, options = url.partition("?")[0], _options_in(url)
     texts = options.pop("keep_ended", None)
     if (keep_ended is not None or texts is not None) and (scheme != "memory" or place == DURABLE_FAKE):
         raise NotSupported(
