@@ -10,10 +10,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.util import await_
 
 import aiotaskq.sync
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.sql import caller_session
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.core.limits import Limit
 from aiotaskq.core.outcome import Completed, settle
@@ -222,6 +224,38 @@ async def test_complete_joins_the_callers_transaction(sql_store: Store, engine: 
     assert (task.status, task.result, ledger.runs) == (Status.COMPLETED, "booked", 1)
     assert ledger.events == ["completed"]
     assert await orders(engine) == 1
+
+
+async def test_a_slow_commit_of_a_connection_is_waited_for(
+    sql_store: Store, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caller_session, "COMMIT_TIME", 0)
+    tq = TaskQ(sql_store.url)
+    told: list[str] = []
+    tq.on("pushed", lambda event: told.append(event.task.task_id))
+    reads: list[Any] = []
+    dialect = engine.sync_engine.dialect
+    commit, get = dialect.do_commit, tq.queue.backend.get
+
+    async def noted(ids: Any) -> Any:
+        reads.append(await get(ids))
+        return reads[-1]
+
+    def slow(connection: Any) -> None:
+        for _ in range(300):  # turns of the loop
+            if not reads:
+                await_(asyncio.sleep(0))
+        commit(connection)
+
+    async with tq, AsyncConnection(engine) as connection:
+        monkeypatch.setattr(tq.queue.backend, "get", noted)
+        handle = await tq.push("mail", session=connection)
+        monkeypatch.setattr(dialect, "do_commit", slow)
+        await connection.commit()
+        async with asyncio.timeout(within(10)):
+            while not reads:
+                await asyncio.sleep(0.01)
+    assert told == [handle.task_id]
 
 
 async def test_many_changes_are_undone_with_the_callers_transaction(sql_store: Store, engine: AsyncEngine) -> None:

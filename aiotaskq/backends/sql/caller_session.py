@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, RootTransaction, event
 from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
@@ -22,7 +23,7 @@ from aiotaskq.errors import ValidationError
 
 T = TypeVar("T")
 COMMIT_TIME = 0.05
-"""Seconds that a COMMIT usually takes. A listener that gets the hint too early finds the task by polling."""
+"""Seconds between two looks whether the COMMIT of a connection has ended."""
 
 
 async def run_in(
@@ -35,14 +36,22 @@ async def run_in(
     """Run the body in the transaction of a session or connection, asynchronous or not, and leave the commit to it.
 
     ``committed`` is called when a session has committed. A connection has no event after its commit, only one before;
-    there it is called a moment after that. Raises ValidationError for another object, and for one of another
-    ``database``.
+    there it is called when a later look finds the transaction ended. Raises ValidationError for another object, and for
+    one of another ``database``.
     """
     loop = asyncio.get_running_loop()
 
-    def later() -> None:  # from any thread, and perhaps after the end of this loop
+    def look(transaction: RootTransaction | None) -> None:
+        if transaction is not None and transaction.is_active:
+            loop.call_later(COMMIT_TIME, look, transaction)
+        else:
+            committed()
+
+    def later(target: weakref.ref[Connection]) -> None:  # from any thread, and perhaps after the end of this loop
+        connection = target()
+        transaction = None if connection is None else connection.get_transaction()
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(loop.call_later, COMMIT_TIME, committed)
+            loop.call_soon_threadsafe(loop.call_later, COMMIT_TIME, look, transaction)
 
     def run(target: Session | Connection) -> T:
         connection = target.connection() if isinstance(target, Session) else target
@@ -55,7 +64,7 @@ async def run_in(
             if remedy := hint(error, dialect.codes):
                 error.add_note("aiotaskq: " + remedy.removeprefix("; "))
             raise
-        _call_at_commit(target, committed if isinstance(target, Session) else later)
+        _call_at_commit(target, committed if isinstance(target, Session) else partial(later, weakref.ref(target)))
         return answer
 
     return await _with_target(session, run)
