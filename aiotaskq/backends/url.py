@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -88,7 +89,7 @@ def with_table_names(url: str, **given: str | None) -> str:
     the URL does not have.
     """
     scheme = scheme_of(url)
-    options = _options_in(url)
+    options = parse_qs(url.partition("?")[2], keep_blank_values=True)
     for option in TABLE_NAMES:
         name = given.get(option)
         if name is not None and option in options:
@@ -114,15 +115,6 @@ def with_table_names(url: str, **given: str | None) -> str:
     return url
 
 
-def _options_in(url: str) -> dict[str, list[str]]:
-    query = url.partition("?")[2]
-    if not query:
-        return {}
-    from urllib.parse import parse_qs  # few URLs have options
-
-    return parse_qs(query, keep_blank_values=True)
-
-
 class MemoryOptions(msgspec.Struct, frozen=True):
     """The options of a store in memory."""
 
@@ -138,7 +130,8 @@ def memory_options(url: str, keep_ended: int | None = None) -> MemoryOptions:
     Raises ValidationError for an invalid value or URL, and NotSupported for ``keep_ended`` of another store.
     """
     scheme = scheme_of(url)
-    place, options = url.partition("?")[0], _options_in(url)
+    place, _, query = url.partition("?")
+    options = parse_qs(query, keep_blank_values=True)
     texts = options.pop("keep_ended", None)
     if (keep_ended is not None or texts is not None) and (scheme != "memory" or place == DURABLE_FAKE):
         raise NotSupported(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -205,13 +206,7 @@ def call_key(type: str, key: Any, params: Any, *, whole: bool = False) -> str:
         return check_key("key", f"{type}:{value if isinstance(value, str) else _json('key', value).decode()}")
     if whole:
         return check_key("key", f"{type}:")
-    return check_key("key", f"{type}:{_digest(_json('params', params))}")
-
-
-def _digest(text: bytes) -> str:
-    import hashlib  # few calls need it
-
-    return hashlib.sha256(text).hexdigest()
+    return check_key("key", f"{type}:{hashlib.sha256(_json('params', params)).hexdigest()}")
 
 
 def is_declared_unique(options: Mapping[str, Any]) -> bool:
@@ -222,7 +217,7 @@ def is_declared_unique(options: Mapping[str, Any]) -> bool:
 def unique_text(names: Sequence[str] | None, params: dict[str, Any]) -> str:
     """Return what tells calls with these params apart by the params of these names, None for all of them."""
     text = _json("unique", params if names is None else [params.get(name) for name in names])
-    return text.decode() if len(text) <= MAX_UNIQUE else _digest(text)
+    return text.decode() if len(text) <= MAX_UNIQUE else hashlib.sha256(text).hexdigest()
 
 
 def throttle_key(key: str, period: int, now: int) -> str:

@@ -47,20 +47,21 @@ def _fields(kind: type[Redacted]) -> tuple[msgspec.structs.FieldInfo, ...]:
 
 
 STARS = "***"
-# Texts, which ``re`` compiles at the first use: few programs mask anything.
-_SCHEME = r"[^@]*?://|[A-Za-z][\w+.-]*(?::/{0,3}|/{2,3})|"
-_USER = r"[\w.%+-]*"
+_SCHEME = re.compile(r"[^@]*?://|[A-Za-z][\w+.-]*(?::/{0,3}|/{2,3})|")
+_PORT = re.compile(r"\d*")
+_USER = re.compile(r"[\w.%+-]*")
 # Names of options whose values are not shown. A name is read once: a text may hold a long one.
 _HIDDEN = r"(?=[\w.-]*?(?:pass|pwd|secret|token|cred|key))[\w.-]++"
-_OPTION = rf"(?i)(?<![\w.-])({_HIDDEN}=)[^&\s]*"
-_LOGIN = r"(?:[\w+]:?/{1,3}|\b(?:postgres|postgresql|mysql|mariadb|rediss?|valkey)(?:\+\w+)?:)[^\s:/@]*:"
-_LOGIN_WITHOUT_USER = r"\b((?:redis|rediss|valkey)(?:\+\w+)?://)[^\s:/@]+@"
-_OPTION_OF_URL = rf"(?i)([?&;]{_HIDDEN}=)[^&;\s'\"]*"
+_OPTION = re.compile(rf"(?<![\w.-])({_HIDDEN}=)[^&\s]*", re.IGNORECASE)
+_WORD = re.compile(r"\S+")
+_LOGIN = re.compile(r"(?:[\w+]:?/{1,3}|\b(?:postgres|postgresql|mysql|mariadb|rediss?|valkey)(?:\+\w+)?:)[^\s:/@]*:")
+_LOGIN_WITHOUT_USER = re.compile(r"\b((?:redis|rediss|valkey)(?:\+\w+)?://)[^\s:/@]+@")
+_OPTION_OF_URL = re.compile(rf"([?&;]{_HIDDEN}=)[^&;\s'\"]*", re.IGNORECASE)
 
 
 def mask(url: str) -> str:
     """Return a URL for messages, with ``***`` for its password and for any text that may be a part of one."""
-    scheme = re.match(_SCHEME, url)
+    scheme = _SCHEME.match(url)
     assert scheme is not None  # it matches nothing, too
     head, rest = url[: scheme.end()], url[scheme.end() :]
     login, at, place = rest.rpartition("@")
@@ -68,28 +69,28 @@ def mask(url: str) -> str:
         user, colon, _ = login.partition(":")
         if not colon and not (head.endswith("://") and not head.startswith(("redis", "valkey"))):
             user, colon = "", ":"  # a password alone is what some write for redis, and others by mistake
-        rest = f"{user if re.fullmatch(_USER, user) else STARS}{colon and ':' + STARS}@{place}"
+        rest = f"{user if _USER.fullmatch(user) else STARS}{colon and ':' + STARS}@{place}"
     elif not head.lower().startswith("sqlite"):
         place = re.split(r"[/?]", rest, maxsplit=1)[0]
         for host in place.split(",") if head.lower().endswith("+sentinel://") else [place]:
             name, colon, port = host.rpartition(":")
-            if colon and not name.startswith("[") and not re.fullmatch(r"\d*", port):
+            if colon and not name.startswith("[") and not _PORT.fullmatch(port):
                 rest = f"{rest.partition(':')[0]}:{STARS}"  # a login without its "@"
                 break
-    return head + re.sub(_OPTION, rf"\1{STARS}", rest)
+    return head + _OPTION.sub(rf"\1{STARS}", rest)
 
 
 def without_passwords(text: object) -> str:
     """Return a text with ``***`` for the password of each URL in it, as errors of drivers and handlers quote them."""
     said = str(text)
     if "@" in said:
-        said = re.sub(r"\S+", _without_login, said)
-    said = re.sub(_LOGIN_WITHOUT_USER, rf"\1:{STARS}@", said)
-    return re.sub(_OPTION_OF_URL, rf"\1{STARS}", said)
+        said = _WORD.sub(_without_login, said)
+    said = _LOGIN_WITHOUT_USER.sub(rf"\1:{STARS}@", said)
+    return _OPTION_OF_URL.sub(rf"\1{STARS}", said)
 
 
 def _without_login(word: re.Match[str]) -> str:
     # The end of a password is not known where it holds an "@": up to the last one before a blank.
     before, at, place = word[0].rpartition("@")
-    login = re.search(_LOGIN, before)
+    login = _LOGIN.search(before)
     return word[0] if login is None else f"{before[: login.end()]}{STARS}{at}{place}"
