@@ -64,6 +64,7 @@ async def run_in(
             if remedy := hint(error, dialect.codes):
                 error.add_note("aiotaskq: " + remedy.removeprefix("; "))
             raise
+        # A weak reference: what ``_callbacks`` keeps for a connection must not keep the connection itself.
         _call_at_commit(target, committed if isinstance(target, Session) else partial(later, weakref.ref(target)))
         return answer
 

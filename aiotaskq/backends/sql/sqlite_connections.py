@@ -56,7 +56,7 @@ class StoreConnection(aiosqlite.Connection):
         self._engine = engine
         self._writes = writes
         self._alchemy: Connection | None = None
-        self._in_memory = False  # whether journals of statements are
+        self._journals_in_memory = False
         self._is_closed = False
 
     def __await__(self) -> Generator[Any, None, StoreConnection]:
@@ -106,7 +106,7 @@ class StoreConnection(aiosqlite.Connection):
             alchemy = self._engine.connect()
             self._connection = cast(sqlite3.Connection, alchemy.connection.driver_connection)
             self._alchemy = alchemy.execution_options(**{_WRITER: self._writes, statements.DRIVER: self._connection})
-            self._in_memory = False
+            self._journals_in_memory = False
         try:
             answer = function()
         except exc.DBAPIError as error:
@@ -114,11 +114,11 @@ class StoreConnection(aiosqlite.Connection):
                 self.connection.invalidate()
                 self._let_go()
             raise
-        if self._writes and not self._in_memory:
-            # Else each statement that changes more than 16 pages makes a file for them. Not from the first transaction
-            # on: that may be a migration, which changes very many.
+        if self._writes and not self._journals_in_memory:
+            # SQLite writes the journal of a statement that changes more than 16 pages to a temporary file. The first
+            # transaction keeps the file: it may be a migration, whose journal may be too large for memory.
             self.raw.execute("PRAGMA temp_store = MEMORY").close()
-            self._in_memory = True
+            self._journals_in_memory = True
         return answer
 
     def _let_go(self) -> None:
@@ -282,7 +282,7 @@ class SqliteConnections(Connections):
     needs_shield = False  # a cancelled caller waits for the call on a connection's thread
 
     def __init__(self, database: Transactions) -> None:
-        """What is called about the write lock is called on a thread."""
+        """``database.writing`` and ``database.written`` are called on the thread of the connection that writes."""
         sqlite_file.quiet_aiosqlite()
         self._database, self._shown = database, database.shown
         self.sync_engine: Engine = sqlite_file.sqlite_engine(database.url, poolclass=NullPool, names=database.names)
