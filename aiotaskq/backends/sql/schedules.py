@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import BigInteger, Connection, Integer, bindparam, delete, false, func, or_, select, update
@@ -15,7 +15,9 @@ from aiotaskq.backends.base import Change, Claim, Schedules
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.schedules import CODED, FIELDS, Decide, Decision, stored
+from aiotaskq.backends.sql.connections import SessionBody
 from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.rows import json_text, read_json, read_object
 from aiotaskq.backends.sql.statement_size import chunks, parts
 from aiotaskq.backends.sql.statements import run_many
@@ -63,11 +65,25 @@ def _to_schedule(row: Sequence[Any], codec: Codec | None = None) -> Schedule:
             name, plain_text(values[name], codec)[0] or None, decode, {} if name == "tags" else ()
         )
         problem = problem or (None if name == "history" else unread)  # without it the schedule still works
-    values["enabled"] = bool(values["enabled"]) and problem is None
+    values["enabled"], values["declared"] = bool(values["enabled"]) and problem is None, bool(values["declared"])
     for name, default in _DEFAULTS:
         if values[name] is None:
             values[name] = default
     return Schedule(**values) if problem is None else UndecodableSchedule(**values)
+
+
+class _Guard(NamedTuple):
+    task_id: str
+    version: int
+    next_run_at: int | None
+    next_run_us: int
+    enabled: bool
+    run_count: int
+
+
+def _inside(body: Callable[[Connection], T]) -> SessionBody[T]:
+    """Return what runs a plain function on the connection of a session, and awaits it once."""
+    return lambda session: session.run_sync(lambda inner: body(inner.connection()))
 
 
 class SqlSchedules(Schedules):
@@ -80,17 +96,15 @@ class SqlSchedules(Schedules):
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
         values = [tuple(_row(schedule, self.codec).values()) for schedule in schedules]
 
-        async def body(session: AsyncSession) -> list[Schedule]:
+        def body(connection: Connection) -> list[Schedule]:
             # As tasks are inserted: each database has its own quick way to insert many rows that may be there before.
-            if not schedules or await session.run_sync(
-                lambda inner: self._store.tx(inner.connection()).insert_new(SCHEDULES, FIELDS, values)
-            ) == len(schedules):
+            tx = self._store.tx(connection)
+            if not schedules or tx.insert_new(SCHEDULES, FIELDS, values) == len(schedules):
                 return list(schedules)
             # Some ids were there before, or come twice.
-            rows = await self._read(session, _BY_ID, [schedule.task_id for schedule in schedules])
-            return stored(schedules, rows)
+            return stored(schedules, self._read(tx, [schedule.task_id for schedule in schedules]))
 
-        return await self._database.write_session(body)
+        return await self._database.write_session(_inside(body))
 
     async def _write(self, ids: Sequence[str], decide: Decide[T], whole: bool = True) -> T:
         answer, fired, *_ = await self.write_and_claim(ids, decide, whole)
@@ -113,14 +127,14 @@ class SqlSchedules(Schedules):
         made: list[Decision[T]] = []
 
         async def write(rest: Callable[[Connection], Any]) -> Any:
-            async def body(session: AsyncSession) -> Any:
+            def body(connection: Connection) -> Any:
+                tx = self._store.tx(connection)
                 # Locked in the order of the ids, so that two processes that fire the same ones wait in one direction.
-                rows = await self._read(session, _WHOLE if whole else _GUARDS, sorted(set(ids)), whole)
-                made[:] = [decide(rows)]
-                await self._store_rows(session, made[0])
-                return await session.run_sync(lambda inner: rest(inner.connection()))
+                made[:] = [decide(self._read(tx, sorted(set(ids)), whole, lock=True))]
+                self._store_rows(tx, made[0])
+                return rest(connection)
 
-            return await self._database.write_session(body)
+            return await self._database.write_session(_inside(body))
 
         def fire(tx: SqlTransaction) -> list[bool]:
             """Push the tasks that the changes fire, as any tasks are pushed."""
@@ -131,30 +145,26 @@ class SqlSchedules(Schedules):
         held, claimed, ready, _ = await self._store.write(fire, claim, write)
         return made[0].answer, made[0].fired, held, claimed, ready
 
-    async def _store_rows(self, session: AsyncSession, decision: Decision[Any]) -> None:
+    def _store_rows(self, tx: SqlTransaction, decision: Decision[Any]) -> None:
         alike: defaultdict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
         for schedule, names in decision.written:
             row = {**_row(schedule, self.codec, names), "b_id": schedule.task_id}
             alike[tuple(row)].append(tuple(row.values()))
-        await session.run_sync(lambda inner: self._update(inner.connection(), alike))
-        for part in chunks(decision.deleted):
-            await session.execute(delete(SCHEDULES).where(c.task_id.in_(part)))
-
-    def _update(self, connection: Connection, alike: Mapping[tuple[str, ...], list[tuple[Any, ...]]]) -> None:
-        limit = self._database.dialect.statement_limit(connection)
+        limit = tx.dialect.statement_limit(tx.connection)
         for names, rows in alike.items():
             for piece in parts(names, list(zip(*rows, strict=True)), limit):
-                run_many(connection, _update(names), names, list(zip(*piece, strict=True)))
+                run_many(tx.connection, _update(names), names, list(zip(*piece, strict=True)))
+        for part in chunks(decision.deleted):
+            tx.connection.execute(delete(SCHEDULES).where(c.task_id.in_(part)))
 
-    async def _read(self, session: AsyncSession, query: Any, ids: Sequence[str], whole: bool = True) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for part in chunks(ids):
-            for row in await session.execute(query, {"ids": part}):
-                found[row.task_id] = _to_schedule(row, self.codec) if whole else row
-        return found
+    def _read(self, tx: SqlTransaction, ids: Sequence[str], whole: bool = True, lock: bool = False) -> dict[str, Any]:
+        rows = tx.rows_for(_by_id(tx.dialect, whole, lock), ids, {})
+        return {row[0]: _to_schedule(row, self.codec) if whole else _Guard(*row) for row in rows}
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
-        found = await self._database.read_session(lambda session: self._read(session, _BY_ID, ids))
+        found = await self._database.read_session(
+            _inside(lambda connection: self._read(self._store.tx(connection), ids))
+        )
         return [found.get(schedule_id) for schedule_id in ids]
 
     async def all(self, enabled_only: bool = False) -> list[Schedule]:
@@ -175,7 +185,6 @@ class SqlSchedules(Schedules):
         return await self._database.read_session(body)
 
 
-_BY_ID = select(SCHEDULES).where(c.task_id.in_(bindparam("ids", expanding=True)))
 _ALL = select(SCHEDULES).order_by(c.created_at, c.task_id)
 _LIMIT = bindparam("limit", type_=Integer)
 _UNDELIVERED = select(SCHEDULES).where(c.outbox.is_not(None)).order_by(c.task_id).limit(_LIMIT)
@@ -184,11 +193,15 @@ _SECOND, _PART = bindparam("second", type_=BigInteger), bindparam("part", type_=
 _DUE = select(SCHEDULES).where(c.enabled, c.next_run_at <= _SECOND)
 _DUE = _DUE.where(or_(c.next_run_at < _SECOND, (c.next_run_at == _SECOND) & (c.next_run_us <= _PART)))
 _DUE = _DUE.order_by(c.next_run_at, c.next_run_us, c.task_id).limit(_LIMIT)
-_WHOLE = _BY_ID.order_by(c.task_id).with_for_update()
-_GUARDS = _WHOLE.with_only_columns(
-    *(c.task_id, c.version, c.next_run_at, c.next_run_us),
-    *(func.coalesce(c.enabled, false()).label("enabled"), func.coalesce(c.run_count, 0).label("run_count")),
-)
+
+
+@functools.cache
+def _by_id(dialect: Dialect, whole: bool, lock: bool) -> Any:
+    query = select(SCHEDULES).where(dialect.among(c.task_id, "keys")).order_by(c.task_id)
+    if not whole:
+        enabled, run_count = func.coalesce(c.enabled, false()) != false(), func.coalesce(c.run_count, 0)
+        query = query.with_only_columns(c.task_id, c.version, c.next_run_at, c.next_run_us, enabled, run_count)
+    return query.with_for_update() if lock else query
 
 
 @functools.cache

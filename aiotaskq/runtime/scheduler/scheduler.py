@@ -113,8 +113,8 @@ class DueHeap:
 LIMIT = 1_000  # schedules fired in one transaction
 READ = 300  # schedules read ahead at a time; reading more would make the runs of that round late
 AHEAD = SECOND  # microseconds that are read ahead; a change by another process may be seen so much later
-# Seconds from the begin of a round that fires to the begin of the next: due times that are closer share a transaction,
-# and so do all that come due while a longer round runs. A due time after a pause is fired at once.
+# After a round that fires, the next begins when twice the time of that round has passed, or so many seconds after its
+# begin: due times that are closer share a transaction. A due time after a pause is fired at once.
 GAP = 0.008
 MAX_REFUSALS = 3  # failures in a row after which a schedule is disabled
 
@@ -336,8 +336,8 @@ class Scheduler:
         if len(due) == LIMIT or not self._due_heap.covers(now):
             return 0.0 if due else AHEAD / SECOND  # more may be due already; those that were read wait for room
         delay = await self._until_next()
-        if due and (took := self.clock.ticks() - begin):  # a virtual clock is always exact
-            delay = max(delay, GAP - took / SECOND)
+        if due and (took := (self.clock.ticks() - begin) / SECOND):  # a virtual clock is always exact
+            delay = max(delay, min(2 * took, GAP - took))
         self._next_round = self.clock.now() + int(delay * SECOND)
         return delay
 
