@@ -25,6 +25,7 @@ from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ids, new, new_schedule, read, worker_info
 from tests.support.sql import tx_on
+from tests.support.waiting import eventually
 
 AT_ONCE = 3.0  # seconds; a lock is waited for longer
 
@@ -185,17 +186,19 @@ async def test_schedules_are_locked_in_the_order_of_their_ids(server: Store) -> 
     await schedules.add([made[7 * number % 20] for number in range(20)])
     query = select(SCHEDULES.c.task_id)
     engine = sync_engine(server.url)
+
+    def free() -> list[str]:
+        with engine.connect() as other:
+            return sorted(other.execute(query.with_for_update(skip_locked=True)).scalars())
+
     with holding(server, query.where(SCHEDULES.c.task_id == "10")) as connection:
         changes = [ScheduleChange(schedule, schedule.replace(run_count=1)) for schedule in made]
         change = asyncio.create_task(schedules.change(changes[::-1]))
-        await asyncio.wait([change], timeout=0.2)
+        await eventually(lambda: free() == [schedule.task_id for schedule in made[11:]])
         assert not change.done()
-        with engine.connect() as other:
-            free = sorted(other.execute(query.with_for_update(skip_locked=True)).scalars())
         connection.rollback()
         assert all(await change)
     engine.dispose()
-    assert free == [schedule.task_id for schedule in made[11:]]
 
 
 async def _bloat(server: Store) -> None:
