@@ -186,6 +186,10 @@ class GateRows:
         lines = {key: self._known(key) for key in keys}
         return {key: (len(line.held), line.waiting) for key, line in lines.items()}
 
+    def held(self, keys: Collection[str]) -> dict[str, int]:
+        lines = self.lines
+        return {key: len(lines[key].held) for key in keys if lines[key].waiting}
+
     def starts(self, gates: Collection[Gate], now: int) -> dict[str, Starts]:
         return {gate.key: self._known(gate.key).starts() for gate in gates}
 

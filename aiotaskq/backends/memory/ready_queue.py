@@ -121,10 +121,10 @@ class TaskQueue(asyncio.Queue[Task]):
         self._finished.clear()
 
     def replace(self, before: Task, after: Task) -> None:
-        """Take note that a pending task has become another one."""
-        self.discard(before)
+        """Take note that a parked task has become another one."""
+        self._uncount(before)
+        self._unfinished_tasks -= 1  # ``add`` counts it again
         self.add(after)
-        self.task_done()
 
     def delay(self, task: Task) -> None:
         """Keep a task until ``advance`` finds it due."""
@@ -135,15 +135,14 @@ class TaskQueue(asyncio.Queue[Task]):
 
     def discard(self, task: Task) -> None:
         """Take note that a task is no longer among the rows."""
-        if task.task_id in self._expired_ids:
-            self._expired_ids.remove(task.task_id)
-        else:
-            self._uncount(task)
+        self._uncount(task)
         if task.run_at != PARKED and self.entries() > 1000 + 3 * self.pending():
             self._drop_removed()
 
     def _uncount(self, task: Task) -> None:
-        if task.run_at == PARKED:
+        if task.task_id in self._expired_ids:
+            self._expired_ids.remove(task.task_id)
+        elif task.run_at == PARKED:
             self._parked -= 1
         elif task.task_id in self._delayed_ids:
             self._delayed_ids.remove(task.task_id)
