@@ -95,17 +95,14 @@ def mend_gates(tx: Transaction, known: Mapping[str, Bounds | None], now: int) ->
     return len(due)
 
 
-def let_through(
-    gate: Gate, held: int, starts: Starts, waiting: Sequence[Task], now: int
-) -> tuple[Gate, list[tuple[Task, Task]]]:
-    """Return a gate after the first of these tasks have passed it, and these, each as it is and as it will be.
+def let_through(gate: Gate, held: int, starts: Starts, waiting: Sequence[Task], now: int) -> tuple[int, Gate]:
+    """Return how many of these tasks may pass a gate, and the gate after that.
 
     They are due at ``now``, in passing order. ``held`` tasks hold a slot; only a rate needs ``starts``.
     """
     rated = gate.bounds.interval is not None
     weights = [tokens(task, gate.key) for task in waiting] if rated else [1] * len(waiting)
-    count, gate = admit(gate, held, starts, now, weights)
-    return gate, [(task, passed(task, now)) for task in waiting[:count]]
+    return admit(gate, held, starts, now, weights)
 
 
 class _Admission:
@@ -169,10 +166,8 @@ class _Admission:
 
     def check_waiting(self) -> None:
         """Raise QueueFull if more tasks wait at a gate than may."""
-        most: dict[str, int] = {}
-        for key in self.touched.bounded:
-            if (bound := self.gates[key].bounds.max_waiting) is not None:
-                most[key] = bound
+        bounds = {key: self.gates[key].bounds.max_waiting for key in self.touched.bounded}
+        most = {key: bound for key, bound in bounds.items() if bound is not None}
         for key in self.tx.with_more_waiting(most) if most else ():
             raise gate_full(key, most[key])
 
@@ -180,7 +175,8 @@ class _Admission:
         """Write the gates that have changed, and return what is left to do."""
         stored, new, has_next_at = self._stored, list[Gate](), False
         for key, gate in self.gates.items():
-            has_next_at = has_next_at or gate.next_at is not None
+            if gate.next_at is not None:
+                has_next_at = True
             if gate is not stored[key] and gate != stored[key]:
                 new.append(gate)
         if new:
@@ -194,10 +190,10 @@ class _Admission:
         """Let tasks pass these gates, and then the gates to which they come."""
         todo = dict.fromkeys(keys)  # first in, first out: a gate behind others sees what has passed all of them
         while todo:
-            part = list(itertools.islice(todo, BATCH))
-            if unlocked := {key: self.touched.known.get(key) for key in part if key not in self.gates}:
-                self.lock(unlocked, wait=False)
-                self._missed.keys |= {key: todo.pop(key) for key in unlocked if key not in self.gates}
+            part = dict.fromkeys(itertools.islice(todo, BATCH))
+            if unlocked := part.keys() - self.gates.keys():
+                self.lock({key: self.touched.known.get(key) for key in unlocked}, wait=False)
+                self._missed.keys |= {key: todo.pop(key) for key in part if key not in self.gates}
             else:
                 self._visit([self.gates[key] for key in part], todo)
 
@@ -208,7 +204,7 @@ class _Admission:
         there. So does a gate at which others may pass than the tasks that were read.
         """
         tx, now = self.tx, self.now
-        delayed, held, ready = self.touched.delayed, self._held, self._ready
+        delayed, held, ready, locked_at = self.touched.delayed, self._held, self._ready, self._locked
         # One loop, and no comprehensions: most transactions touch one gate.
         delaying: set[str] = set()
         later: list[str] = []
@@ -233,7 +229,7 @@ class _Admission:
         wanted: dict[str, int] = {}
         for gate in gates:
             if gate.key in held and (count := read_ahead(gate, held[gate.key], now)):
-                wanted[gate.key] = count + len(self._locked.get(gate.key, ()))
+                wanted[gate.key] = count + len(locked_at.get(gate.key, ()))
         found = tx.waiting(wanted, now) if wanted else {}
         changes: list[tuple[Task, Task]] = []
         reached: set[str | None] = set()
@@ -245,21 +241,21 @@ class _Admission:
             if key not in found and key not in delaying and gate.bounds.interval is None:
                 continue
             waiting, next_due = found.get(key, NO_WAITING)
-            locked = self._locked.get(key)
-            if locked:
+            if locked := locked_at.get(key, ()):
                 waiting = [task for task in waiting if task.task_id not in locked]
-            after, passing = let_through(gate, held.get(key, 0), starts.get(key, _NO_STARTS), waiting, now)
-            if passing:
-                changes += passing
-                held[key] += len(passing)
-                for _, task in passing:
-                    if task.run_at != PARKED:
-                        ready.add(task.task_id)
-                    elif task.flow is not None and task.gate is not None:
-                        self.touched.known.update(task.flow.gates)
-                        reached.add(task.gate)
-                        todo[task.gate] = None
-                if len(passing) >= wanted[key] - len(locked or ()) and read_ahead(after, held[key], now):
+            count, after = let_through(gate, held.get(key, 0), starts.get(key, _NO_STARTS), waiting, now)
+            for task in waiting[:count]:
+                moved = passed(task, now)
+                changes.append((task, moved))
+                if moved.run_at != PARKED:
+                    ready.add(moved.task_id)
+                elif moved.flow is not None and moved.gate is not None:
+                    self.touched.known.update(moved.flow.gates)
+                    reached.add(moved.gate)
+                    todo[moved.gate] = None
+            if count:
+                held[key] += count
+                if count >= wanted[key] - len(locked) and read_ahead(after, held[key], now):
                     todo[key] = None
             if locked:
                 after = due_by(after, now + LOCKED_RETRY)
@@ -287,7 +283,7 @@ class _Admission:
         passing = [task for task, _ in changes if task.gate == key]
         left = [task for task in passing if task.task_id not in taken]
         self._locked.setdefault(key, set()).update(task.task_id for task in passing if task.task_id in taken)
-        after, _ = let_through(gate, self._held[key] - len(passing), starts, left, self.now)
+        _, after = let_through(gate, self._held[key] - len(passing), starts, left, self.now)
         self._held[key] -= len(passing) - len(left)
         self.gates[key] = due_by(after, self.now + LOCKED_RETRY)
 
@@ -318,10 +314,7 @@ def check_max_waiting(
     """Raise QueueFull if, with those of these tasks that are new, more than ``max_waiting`` would wait at a gate."""
     bounds = {key: own for task in tasks if task.flow is not None for key, own in task.flow.gates}
     found = tx.stored_gates(bounds)
-    for key, own in bounds.items():
-        if own.max_waiting is not None or (key in found and found[key].bounds.max_waiting is not None):
-            break
-    else:
+    if {own.max_waiting for own in [*bounds.values(), *[gate.bounds for gate in found.values()]]} <= {None}:
         return
     here: dict[str, list[Task]] = {}
     now = 0
@@ -340,16 +333,16 @@ def check_max_waiting(
     while here:
         behind: dict[str, list[Task]] = {}
         for key, line in here.items():
-            passing: list[tuple[Task, Task]] = []
+            count = 0
             if key not in waited and not staying[key]:  # else none passes what waits already
                 due = [task for task in line if (task.due_at or 0) <= now and task.queue not in paused]
                 due.sort(key=passing_order)
-                gates[key], passing = let_through(gates[key], held[key], starts.get(key, _NO_STARTS), due, now)
-                held[key] += len(passing)
-                for _, after in passing:
+                count, gates[key] = let_through(gates[key], held[key], starts.get(key, _NO_STARTS), due, now)
+                held[key] += count
+                for after in [passed(task, now) for task in due[:count]]:
                     if (next_key := at_gate(after)) is not None:
                         behind.setdefault(next_key, []).append(after)
-            staying[key] += len(line) - len(passing)
+            staying[key] += len(line) - count
         here = behind
     for key, gate in gates.items():
         if (bound := gate.bounds.max_waiting) is not None and counts[key][1] + staying[key] > bound:
