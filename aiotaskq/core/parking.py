@@ -116,7 +116,7 @@ def pushed_at(task: Task) -> int:
     That is its push stamp. After the clock was set back the stamps of a process are ahead of it, and the due time of a
     task without a delay is right.
     """
-    due = task.run_at if task.due_at is None else task.due_at
+    due = task.due_us
     return due if due < task.seq else task.seq
 
 

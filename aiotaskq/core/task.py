@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from operator import attrgetter
 from typing import Any, TypedDict
 
 import msgspec
@@ -331,7 +330,7 @@ def with_default_tags(task: Task, tags: Mapping[str, str]) -> Task:
 
 def any_tags(tasks: Iterable[Task]) -> bool:
     """Return whether a task has tags. Most have none."""
-    return any(task.tags for task in filter(attrgetter("extra"), tasks))
+    return any(task.extra and task.tags for task in tasks)
 
 
 def new_task(

@@ -190,10 +190,10 @@ class _Admission:
         """Let tasks pass these gates, and then the gates to which they come."""
         todo = dict.fromkeys(keys)  # first in, first out: a gate behind others sees what has passed all of them
         while todo:
-            part = dict.fromkeys(itertools.islice(todo, BATCH))
-            if unlocked := part.keys() - self.gates.keys():
+            part = list(itertools.islice(todo, BATCH))
+            if unlocked := [key for key in part if key not in self.gates]:
                 self.lock({key: self.touched.known.get(key) for key in unlocked}, wait=False)
-                self._missed.keys |= {key: todo.pop(key) for key in part if key not in self.gates}
+                self._missed.keys |= {key: todo.pop(key) for key in unlocked if key not in self.gates}
             else:
                 self._visit([self.gates[key] for key in part], todo)
 
