@@ -309,7 +309,7 @@ class Steps:
         left since the same run, it becomes due, as ``core.steps.woken``. An edit, which raises the fence, does not end
         a wait: ``began_at`` tells the runs apart. No event is missed. Sends the hint ``ready`` if a task becomes due.
         """
-        stored = [self._stored_event(event) for event in events]
+        stored = [replace(event, text=self._stored(event.text)) for event in events]
         wakes = not self.mends
 
         def body(tx: Transaction) -> list[EventValue]:
@@ -459,9 +459,6 @@ class Steps:
 
     def _stored(self, text: str) -> str:
         return stored_text(text, self.codec)
-
-    def _stored_event(self, event: EventValue) -> EventValue:
-        return replace(event, text=self._stored(event.text))
 
     def _plain(self, stored: S) -> S:
         """Return a step or an event with its text as it was given."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
+from collections import defaultdict, namedtuple
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import BigInteger, Connection, Integer, bindparam, delete, false, func, or_, select, update
@@ -42,6 +42,7 @@ _LISTS: Final = {
 }
 """The columns that are NULL where they are empty."""
 _TEXTS: Final = ("params", *_LISTS)
+_Guard = namedtuple("_Guard", ["task_id", "version", "next_run_at", "next_run_us", "enabled", "run_count"])
 _DEFAULTS = (("run_count", 0), ("max_runs", 0), ("misfire", "fire_once"), ("overlap", "allow"))
 
 
@@ -70,15 +71,6 @@ def _to_schedule(row: Sequence[Any], codec: Codec | None = None) -> Schedule:
         if values[name] is None:
             values[name] = default
     return Schedule(**values) if problem is None else UndecodableSchedule(**values)
-
-
-class _Guard(NamedTuple):
-    task_id: str
-    version: int
-    next_run_at: int | None
-    next_run_us: int
-    enabled: bool
-    run_count: int
 
 
 def _inside(body: Callable[[Connection], T]) -> SessionBody[T]:
