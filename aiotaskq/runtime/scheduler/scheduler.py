@@ -113,8 +113,8 @@ class DueHeap:
 LIMIT = 1_000  # schedules fired in one transaction
 READ = 300  # schedules read ahead at a time; reading more would make the runs of that round late
 AHEAD = SECOND  # microseconds that are read ahead; a change by another process may be seen so much later
-# After a round that fires, the next begins when twice the time of that round has passed, or so many seconds after its
-# begin: due times that are closer share a transaction. A due time after a pause is fired at once.
+# After a round that fires comes a pause of twice its length, which ends at most so many seconds after the begin of the
+# round: due times that are closer share a transaction. A due time after the pause is fired at once.
 GAP = 0.008
 MAX_REFUSALS = 3  # failures in a row after which a schedule is disabled
 
