@@ -175,8 +175,7 @@ class _Admission:
         """Write the gates that have changed, and return what is left to do."""
         stored, new, has_next_at = self._stored, list[Gate](), False
         for key, gate in self.gates.items():
-            if gate.next_at is not None:
-                has_next_at = True
+            has_next_at = has_next_at or gate.next_at is not None
             if gate is not stored[key] and gate != stored[key]:
                 new.append(gate)
         if new:
@@ -204,7 +203,7 @@ class _Admission:
         there. So does a gate at which others may pass than the tasks that were read.
         """
         tx, now = self.tx, self.now
-        delayed, held, ready, locked_at = self.touched.delayed, self._held, self._ready, self._locked
+        delayed, held, ready = self.touched.delayed, self._held, self._ready
         # One loop, and no comprehensions: most transactions touch one gate.
         delaying: set[str] = set()
         later: list[str] = []
@@ -229,7 +228,7 @@ class _Admission:
         wanted: dict[str, int] = {}
         for gate in gates:
             if gate.key in held and (count := read_ahead(gate, held[gate.key], now)):
-                wanted[gate.key] = count + len(locked_at.get(gate.key, ()))
+                wanted[gate.key] = count + len(self._locked.get(gate.key, ()))
         found = tx.waiting(wanted, now) if wanted else {}
         changes: list[tuple[Task, Task]] = []
         reached: set[str | None] = set()
@@ -241,7 +240,7 @@ class _Admission:
             if key not in found and key not in delaying and gate.bounds.interval is None:
                 continue
             waiting, next_due = found.get(key, NO_WAITING)
-            if locked := locked_at.get(key, ()):
+            if locked := self._locked.get(key, ()):
                 waiting = [task for task in waiting if task.task_id not in locked]
             count, after = let_through(gate, held.get(key, 0), starts.get(key, _NO_STARTS), waiting, now)
             for task in waiting[:count]:
@@ -314,7 +313,8 @@ def check_max_waiting(
     """Raise QueueFull if, with those of these tasks that are new, more than ``max_waiting`` would wait at a gate."""
     bounds = {key: own for task in tasks if task.flow is not None for key, own in task.flow.gates}
     found = tx.stored_gates(bounds)
-    if {own.max_waiting for own in [*bounds.values(), *[gate.bounds for gate in found.values()]]} <= {None}:
+    stored = [gate.bounds for gate in found.values()]
+    if all(own.max_waiting is None for own in (*bounds.values(), *stored)):
         return
     here: dict[str, list[Task]] = {}
     now = 0

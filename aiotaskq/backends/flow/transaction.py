@@ -126,28 +126,27 @@ class Touched(msgspec.Struct):
 
     def written(self, changes: Iterable[tuple[Task, Task]]) -> None:
         """Note changes of tasks, each as the task before and after it."""
-        known, keys, now = self.known, self.keys, self.now
         for before, after in changes:
             if (flow := before.flow) is not None and is_end_of_run(before, after):  # most changes: a short cut for them
                 for key, bounds in reversed(flow.gates):
-                    known[key] = bounds
-                    keys[key] = None
-                if (at := after.ended_at or 0) > now:
-                    now = at
+                    self.known[key] = bounds
+                    self.keys[key] = None
+                if (at := after.ended_at or 0) > self.now:
+                    self.now = at
                 self.ran.append(before)
                 continue
             gates = () if flow is None else flow.gates
-            known.update(gates)
+            self.known.update(gates)
             if others := redeclared(before, after):
-                known.update(others)
+                self.known.update(others)
                 self.declared |= {key: (bounds, after.due_us) for key, bounds in others}
             # The widest first: a task that waits there is before one that only now reaches it.
-            own = dict.fromkeys(reversed(gates_to_admit(before, after)))
+            keys = dict.fromkeys(reversed(gates_to_admit(before, after)))
             if (settled := settled_at(before, after)) is None:
-                self.due |= own
+                self.due |= keys
             else:
-                keys.update(own)
-                now = max(now, settled)
+                self.keys |= keys
+                self.now = max(self.now, settled)
             if (gate := at_gate(after)) is not None:
                 if is_later(after):
                     self.delayed.add(gate)
@@ -155,7 +154,6 @@ class Touched(msgspec.Struct):
                 self.given_back.setdefault(after.queue, {})[after.gate] = None
             if gates and before.status is RUNNING and not slots(after):
                 self.ran.append(before)
-        self.now = now
 
     def deleted(self, tasks: Iterable[Task]) -> None:
         """Note that live tasks are deleted."""

@@ -74,16 +74,15 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         pass  # what looks for tasks here reads each of them
 
     def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
-        lines, rows, queues = self.lines, self._own, self._queues
         for before, after in changes:
             assert before.gate is not None
-            line, task_id = lines[before.gate], after.task_id
+            line = self.lines[before.gate]
             line.remove(before)
-            line.held[task_id] = None
+            line.held[after.task_id] = None
             if after.run_at == PARKED:
                 self.enter(after)
-            rows[task_id] = after
-            queues[after.queue].replace(before, after)
+            self._own[after.task_id] = after
+            self._queues[after.queue].replace(before, after)
         return ()
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
