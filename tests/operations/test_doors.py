@@ -175,7 +175,10 @@ def by_command(url: str, operation: Operation, given: dict[str, Any], cli: Cli) 
 
 def by_mcp(url: str, operation: Operation, given: dict[str, Any], write: bool = True) -> Any:
     async def ask(tq: TaskQ) -> Any:
-        async with Client(mcp_server(tq, write=write, show_args=True)) as client:
+        with pytest.MonkeyPatch.context() as patch:  # the other tools would take most of the time
+            patch.setattr("aiotaskq.integrations.mcp.OPERATIONS", {operation.name: operation})
+            server = mcp_server(tq, write=write, show_args=True)
+        async with Client(server) as client:
             sent = {name: NONE if value is None else value for name, value in given.items()}
             answer = await client.call_tool(operation.name.replace(".", "_"), sent)
             return Refused(getattr(answer.content[0], "text", ""), 1) if answer.is_error else answer.structured_content
