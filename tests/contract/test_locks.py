@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -46,6 +46,21 @@ def holding(store: Store, query: Any) -> Iterator[Any]:
             connection.execute(query.with_for_update()).all()
             yield connection
             connection.rollback()
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def unlocked(store: Store, column: Any) -> Iterator[Callable[[], list[str]]]:
+    """Return what reads, in order, this column of the rows that no transaction has locked."""
+    engine = sync_engine(store.url)
+
+    def read() -> list[str]:
+        with engine.connect() as connection:
+            return sorted(connection.execute(select(column).with_for_update(skip_locked=True)).scalars())
+
+    try:
+        yield read
     finally:
         engine.dispose()
 
@@ -167,9 +182,9 @@ async def test_rows_are_locked_in_the_order_of_their_ids(server: Store, table: s
     tasks = sorted(await server.backend.claim("o", NOW, 100, lease_until=LEASE), key=lambda task: task.task_id)
     if table == "bloated":
         _vacuum(server)
-    with locked(server, tasks[50]):
+    with locked(server, tasks[50]), unlocked(server, TASKS.c.task_id) as free_ids:
         update = asyncio.create_task(server.backend.update([Change(task, task) for task in tasks]))
-        await asyncio.wait([update], timeout=0.2)
+        await eventually(lambda: free_ids() == ids(tasks[51:]))
         assert not update.done()
         free = await server.backend.report([(task.task_id, task.fence, {"done": 1}) for task in tasks])
         assert all(free)
@@ -184,21 +199,14 @@ async def test_schedules_are_locked_in_the_order_of_their_ids(server: Store) -> 
     assert schedules is not None
     made = [new_schedule(task_id=f"{number:02}") for number in range(20)]
     await schedules.add([made[7 * number % 20] for number in range(20)])
-    query = select(SCHEDULES.c.task_id)
-    engine = sync_engine(server.url)
-
-    def free() -> list[str]:
-        with engine.connect() as other:
-            return sorted(other.execute(query.with_for_update(skip_locked=True)).scalars())
-
-    with holding(server, query.where(SCHEDULES.c.task_id == "10")) as connection:
+    tenth = select(SCHEDULES.c.task_id).where(SCHEDULES.c.task_id == "10")
+    with holding(server, tenth) as connection, unlocked(server, SCHEDULES.c.task_id) as free_ids:
         changes = [ScheduleChange(schedule, schedule.replace(run_count=1)) for schedule in made]
         change = asyncio.create_task(schedules.change(changes[::-1]))
-        await eventually(lambda: free() == [schedule.task_id for schedule in made[11:]])
+        await eventually(lambda: free_ids() == [schedule.task_id for schedule in made[11:]])
         assert not change.done()
         connection.rollback()
         assert all(await change)
-    engine.dispose()
 
 
 async def _bloat(server: Store) -> None:
