@@ -21,7 +21,7 @@ from aiotaskq.backends.listeners import READY, TAKEN
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task, new_task
-from tests.runtime.worker.workers import started, until_counts
+from tests.runtime.worker.workers import asleep, started, until_counts
 from tests.support.machine import within
 from tests.support.waiting import eventually
 
@@ -48,9 +48,7 @@ async def test_a_push_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
     @tq.task
     async def work() -> None: ...
 
-    async with tq.running(concurrency=2, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)  # its first rounds, which find nothing
+    async with asleep(tq, concurrency=2, scheduler=False):
         counted = Counted(tq.queue.backend, "push", "push_and_claim", "claim")
         handle = await work.push()
         assert await handle.result(within(30)) is None
@@ -92,9 +90,7 @@ async def test_a_schedule_brings_its_task_to_a_free_slot(tmp_path: Path) -> None
     @tq.task
     async def work() -> None: ...
 
-    async with tq.running(concurrency=2):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)  # its first rounds, which find nothing
+    async with asleep(tq, concurrency=2):
         counted = Counted(tq.queue.backend, "push", "fire_and_claim", "claim")
         await tq.schedules.add("s", "work", at=1)
         await eventually(lambda: len(calls) == 4)
@@ -116,9 +112,7 @@ async def test_the_pushes_of_one_producer_need_no_other_transaction(tmp_path: Pa
     @tq.task
     async def work() -> None: ...
 
-    async with tq.running(concurrency=10, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)  # its first rounds, which find nothing
+    async with asleep(tq, concurrency=10, scheduler=False):
         counted = Counted(backend, "push", "push_and_claim", "exchange")
         backend.claim = slowly  # type: ignore[method-assign]
         backend.listeners.notify(READY)
@@ -167,9 +161,7 @@ async def test_a_worker_that_stops_or_has_stopped_takes_nothing_more(tmp_path: P
     async def work() -> None: ...
 
     async with tq:
-        async with tq.running(concurrency=2, scheduler=False):
-            await until_counts(tq, running=0)
-            await asyncio.sleep(0.1)
+        async with asleep(tq, concurrency=2, scheduler=False):
             pushing = asyncio.create_task(work.push())
             async with asyncio.timeout(within(30)):
                 await begun.wait()  # committed and claimed: it has to be given back by a worker that stops
@@ -200,9 +192,7 @@ async def test_a_push_that_fails_leaves_the_slots_to_others(tmp_path: Path) -> N
     async def work(bad: bool = False) -> int:
         return 1
 
-    async with tq.running(concurrency=1, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)
+    async with asleep(tq, concurrency=1, scheduler=False):
         good, bad, another = await asyncio.gather(work.push(), work.push(bad=True), work.push(), return_exceptions=True)
         assert isinstance(bad, ValueError)
         for handle in (good, another):
@@ -250,9 +240,7 @@ async def test_a_task_that_becomes_due_while_slots_are_reserved_is_claimed(tmp_p
         if name == "pushed":
             await go.wait()  # its end would bring a round as well
 
-    async with tq.running(concurrency=4, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)
+    async with asleep(tq, concurrency=4, scheduler=False):
         await tq.push("work", {"name": "due"}, delay=0.15)
         await asyncio.sleep(0.05)
         lock = held_lock(tmp_path / "x.db")
@@ -274,9 +262,7 @@ async def test_a_push_that_ends_after_the_worker_has_stopped_is_given_back(tmp_p
     async def work() -> None: ...
 
     async with tq:
-        async with tq.running(concurrency=4, scheduler=False, drain=0.01, grace=0.01):
-            await until_counts(tq, running=0)
-            await asyncio.sleep(0.1)
+        async with asleep(tq, concurrency=4, scheduler=False, drain=0.01, grace=0.01):
             lock = held_lock(tmp_path / "x.db")
             pushing = asyncio.create_task(work.push())
             await asyncio.sleep(0.05)
@@ -326,9 +312,7 @@ async def test_a_claim_from_a_bounded_queue_wakes_waiting_pushes(tmp_path: Path)
     @tq.task
     async def work() -> None: ...
 
-    async with tq.running(concurrency=2, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)
+    async with asleep(tq, concurrency=2, scheduler=False):
         calls.clear()
         for _ in range(3):
             await (await work.push()).result(within(30))
@@ -341,9 +325,7 @@ async def test_a_push_writes_the_outcomes_that_came_during_the_push_before_it(tm
     @tq.task
     async def work() -> None: ...
 
-    async with tq.running(concurrency=2, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)  # its first rounds, which find nothing
+    async with asleep(tq, concurrency=2, scheduler=False):
         counted = Counted(tq.queue.backend, "push", "push_and_claim", "exchange")
         handles = [await work.push() for _ in range(20)]
         for handle in handles:
@@ -368,9 +350,7 @@ async def test_an_outcome_that_cannot_be_written_fails_no_push(tmp_path: Path) -
     async def work() -> int:
         return 1
 
-    async with tq.running(concurrency=2, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)  # its first rounds, which find nothing
+    async with asleep(tq, concurrency=2, scheduler=False):
         handles = [await work.push() for _ in range(20)]
         assert [await handle.result(within(30)) for handle in handles] == [1] * 20
     assert refused
@@ -392,9 +372,7 @@ async def test_an_outcome_that_a_push_could_not_write_is_left_to_a_round(tmp_pat
     @tq.task
     async def work() -> None: ...
 
-    async with tq.running(concurrency=2, scheduler=False):
-        await until_counts(tq, running=0)
-        await asyncio.sleep(0.1)  # its first rounds, which find nothing
+    async with asleep(tq, concurrency=2, scheduler=False):
         handle = await work.push()
         for _ in range(20):
             await tq.push("work", {}, delay=3600)
