@@ -92,8 +92,8 @@ def test_ctrl_c_ends_a_wait_within_a_second_and_the_program_goes_on(start: Calla
         handle = tq.push("x")
         calls = [lambda: pop_task(), lambda: MemoryQueue().pop_task(timeout=60), lambda: handle.result()]
         for call in calls:
-            print("waits")
             try:
+                print("waits")
                 call()
             except KeyboardInterrupt:
                 print("interrupted")
