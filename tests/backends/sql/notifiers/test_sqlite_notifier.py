@@ -78,8 +78,12 @@ async def test_a_commit_of_another_process_is_noticed_without_a_poll(
 async def test_hints_of_one_moment_share_a_signal(sqlite: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
     monkeypatch.setattr(sqlite_watch, "send_signal", sent.append)
-    for _ in range(50):
-        sqlite.backend.listeners.notify(READY)
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as moment:
+        now = loop.time()
+        moment.setattr(loop, "time", lambda: now)
+        for _ in range(50):
+            sqlite.backend.listeners.notify(READY)
     assert len(sent) == 1
     async with asyncio.timeout(within(1)):
         while len(sent) < 2:  # of those after the first
