@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +172,9 @@ async def test_links_instead_of_children_and_one_span_for_many(traces: Traces) -
 
 @pytest.mark.parametrize("kind", ["loop", "thread"])
 async def test_a_timeout_is_an_error_whatever_the_handler_does(kind: str, traces: Traces) -> None:  # D14
-    tq = TaskQ("memory://")
+    tq, rang = TaskQ("memory://"), threading.Event()
     tracing = Tracing(tq, traces.provider)
+    tq.on("timeout", lambda _: rang.set())
 
     if kind == "loop":
 
@@ -185,7 +185,7 @@ async def test_a_timeout_is_an_error_whatever_the_handler_does(kind: str, traces
 
         @tq.task(timeout=0.01, max_retries=0)
         def slow() -> None:
-            time.sleep(0.1)
+            rang.wait(within(20))
 
     async with tq.running():
         with pytest.raises(TaskFailed, match="timed out"):
