@@ -339,8 +339,8 @@ def test_a_second_signal_does_not_wait(cli: Cli) -> None:
     with cli.running("app:tq") as (process, lines):
         wait_for(lines, "began")
         process.send_signal(signal.SIGINT)
-        time.sleep(0.7)  # sooner it would be an echo of the first
         wait_for(lines, "stopping: waiting up to 25 s for running tasks (1): polite ")
+        time.sleep(0.6)  # sooner it would be an echo of the first
         process.send_signal(signal.SIGINT)
         assert process.wait(within(40)) == 3
     assert "second signal: cancelling running tasks (1), which have 5 s to end: polite " in "".join(lines)

@@ -110,6 +110,7 @@ def test_sigterm_while_a_handler_blocks_the_loop(place: Place) -> None:  # D15
 
 
 def test_two_signals_while_a_handler_blocks_the_loop(place: Place) -> None:  # D15
+    place.app("from aiotaskq.cli import shutdown as stopping\nstopping.ECHO = 1_000")  # the loop is quicker with both
     place.push("long")
     run = place.run("app:tq")
     run.wait_for("long")
@@ -123,7 +124,7 @@ def test_two_signals_while_a_handler_blocks_the_loop(place: Place) -> None:  # D
 
 
 def test_a_second_signal_ends_a_loop_that_is_blocked_for_good(place: Place) -> None:  # D15
-    place.app("from aiotaskq.cli import shutdown as stopping\nstopping.MARGIN = 0.3")
+    place.app("from aiotaskq.cli import shutdown as stopping\nstopping.ECHO, stopping.MARGIN = 1_000, 0.3")
     place.push("blocking", seconds=60)
     run = place.run("app:tq", "--grace", "0.1")
     run.wait_for("blocking")
