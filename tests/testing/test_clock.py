@@ -125,11 +125,11 @@ async def test_time_waits_for_watched_work_but_not_for_ever() -> None:
     clock.watch(lambda: [work])
     patience = within(0.05)
     clock.watch(lambda: [hung], patience=patience)
-    threading.Timer(0.15, loop.call_soon_threadsafe, (work.set_result, None)).start()
     began = time.perf_counter()
+    threading.Timer(0.15, loop.call_soon_threadsafe, (work.set_result, None)).start()
     await clock.advance(1)
     assert work.done() and time.perf_counter() - began >= 0.1
     began = time.perf_counter()
-    for _ in range(20):
+    for _ in range(200):
         await clock.advance(1)
-    assert time.perf_counter() - began < 10 * patience  # what took too long once is not waited for again
+    assert time.perf_counter() - began < 100 * patience  # what took too long once is not waited for again
