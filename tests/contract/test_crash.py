@@ -79,7 +79,8 @@ async def test_acknowledged_pushes_of_a_killed_producer_are_on_disk(  # A20
         last = max(rows, key=lambda row: row.seq)
         again = await tq.push(last.type, last.params, task_id=last.task_id)
         assert not again.created
-        assert len(await tq.find(limit=100_000)) == len(rows)
+        # A server may still have stored some of those that were under way.
+        assert {row.task_id for row in rows} <= {row.task_id for row in await tq.find(limit=100_000)}
 
 
 @pytest.mark.promise("survives kill -9 of the process")
