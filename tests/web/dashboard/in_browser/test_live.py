@@ -107,7 +107,7 @@ async def test_a_page_says_that_the_store_is_away_and_how_old_it_is(
         await expect(said).to_contain_text("the store does not answer", **SLOW)
         await expect(label).to_have_text("Not updated")
         await page.clock.run_for(60_000)
-        await expect(age).to_have_text(re.compile(r"^6\ds$"))
+        await expect(age).to_have_text(re.compile(r"^[6-9]\ds$"))
         await expect(switch).to_have_class(re.compile("lost.*old|old.*lost"))
         monkeypatch.undo()
         await page.clock.run_for(10_000)
@@ -120,7 +120,8 @@ async def test_a_page_says_that_its_updates_take_long(browser: Browser, home: st
     async with visitor(browser, home) as seen:
         page, switch, said = seen.page, seen.page.locator("#live-switch"), seen.page.locator("#slow")
         await page.route("**/live?*", lambda route: route.fulfill(json=told))
-        await page.clock.install()
+        await page.clock.install(time=0)
+        await page.clock.pause_at(1_000)  # or a slow browser's own time would count, too
 
         async def after(seconds: int) -> None:
             for _ in range(seconds):
