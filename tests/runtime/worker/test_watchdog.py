@@ -190,32 +190,40 @@ async def test_a_stalled_loop_is_reported_with_its_task(lines: list[str]) -> Non
     tq, stalls = TaskQ("memory://"), []
     tq.on("stalled", stalls.append)
 
+    def told() -> int:
+        return sum("stands still" in line for line in lines)
+
+    def block() -> None:
+        """Hold up the loop until that is told."""
+        before, end = told(), time.monotonic() + within(20)
+        while told() == before and time.monotonic() < end:
+            time.sleep(0.01)
+
     @tq.task
     async def blocking() -> bool:
         await asyncio.sleep(0)
-        end = time.monotonic() + within(20)
-        while not any("stands still" in line for line in lines) and time.monotonic() < end:
-            time.sleep(0.01)
+        block()
         return any("WARNING the event loop stands still in blocking " in line for line in lines)
 
     @tq.task
     async def in_its_child() -> None:
         async def child() -> None:
-            time.sleep(0.5)
+            block()
 
         await asyncio.create_task(child())
 
     async with tq.running(concurrency=2):
         handle = await blocking.push()
         assert await handle.result(within(60)), "said while the loop stands still, since it may never go on"
-        await eventually(lambda: len(stalls) == 1)
+        await eventually(lambda: len(stalls) == told())
         await (await in_its_child.push()).result(within(60))
-        await eventually(lambda: len(stalls) == 2)
-        time.sleep(0.5)  # in no task
-        await eventually(lambda: len(stalls) == 3)
+        await eventually(lambda: len(stalls) == told())
+        block()  # in no task
+        await eventually(lambda: len(stalls) == told())
     found = [None if event.task is None else event.task.type for event in stalls]
+    assert len(found) >= 3  # more if the machine has held it up, too
     # Which task a coroutine belongs to that its handler has started can be asked since Python 3.12.
-    assert found == ["blocking", "in_its_child" if sys.version_info >= (3, 12) else None, None]
+    assert set(found) == {"blocking", "in_its_child" if sys.version_info >= (3, 12) else None, None}
     assert all(0.25 <= event.detail["seconds"] < within(15) for event in stalls)
     assert handle.task_id in "".join(lines) and "blocking" in "".join(lines)
 
