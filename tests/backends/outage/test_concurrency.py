@@ -115,11 +115,9 @@ async def test_many_workers_and_producers_meet_no_error(place: Place) -> None:  
             await backend.push([new(priority=random.randint(0, 3)) for _ in range(each)])
 
     async def work(backend: SqlBackend, owner: str) -> None:
-        idle = 0
-        while left > 0 or idle < 3:
+        while len(seen) < total:
             claimed = await backend.claim(owner, NOW, random.choice([1, 7, 20]), lease_until=LEASE)
             seen.extend((task.task_id, task.fence) for task in claimed)
-            idle = 0 if claimed else idle + 1
             assert len((await backend.workers.held([owner]))[owner]) == len(claimed)
             ends = [Change(task, settle(task, Completed(1), NOW)) for task in claimed]
             assert all(await backend.update(ends))
