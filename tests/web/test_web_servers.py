@@ -347,7 +347,8 @@ def test_half_sent_requests_neither_block_clients_nor_flood_the_log(tmp_path: Pa
 
 
 async def test_a_request_head_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # J14
-    monkeypatch.setattr(http_protocol, "CLIENT_TIMEOUT", 0.2)
+    deadline = within(0.2)
+    monkeypatch.setattr(http_protocol, "CLIENT_TIMEOUT", deadline)
     stop = asyncio.Event()
     urls: asyncio.Queue[str] = asyncio.Queue()
     async with (
@@ -376,14 +377,14 @@ async def test_a_request_head_has_a_deadline(tmp_path: Path, monkeypatch: pytest
         whole = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
         assert await rest() == b""
         assert await rest(HALF) == b""
-        assert await rest(*[HALF, *[b"x"] * 400], pause=0.01) == b""  # a byte now and then is no progress
+        assert await rest(*[HALF, *[b"x"] * 400], pause=deadline / 20) == b""  # a byte now and then is no progress
         assert (await rest(whole + HALF)).startswith(b"HTTP/1.1 200")  # nor is the second half of a second request
         assert (await rest(whole)).startswith(b"HTTP/1.1 200")
         body = (
             b"POST /tasks HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 31\r\n\r\n"
         )
         slow = [body, *[bytes([each]) for each in b'{"type": "x", "params": {}    }']]
-        assert (await rest(*slow, pause=0.02)).startswith(b"HTTP/1.1 201")  # a body has a deadline of its own
+        assert (await rest(*slow, pause=deadline / 10)).startswith(b"HTTP/1.1 201")  # a body has a deadline of its own
         stop.set()
 
 
