@@ -48,6 +48,7 @@ def plan(outline: Outline, now: int) -> Plan:
     groups: list[GroupState] = []
     members: list[Member] = []
     tasks: list[Task] = []
+    over: set[str] = set()  # groups that nothing has to wait for, also not what is in another group
 
     def add(
         outline: Outline,
@@ -61,7 +62,6 @@ def plan(outline: Outline, now: int) -> Plan:
         nodes = {node.name: node for node in outline.nodes}
         order = in_order({name: node.after for name, node in nodes.items()})
         children = _children(nodes)
-        over: set[str] = set()  # groups that nothing has to wait for
         place = len(groups)
         groups.append(GroupState(group_id=outline.group_id))
         live = needed_by = 0

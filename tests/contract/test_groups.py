@@ -164,6 +164,13 @@ async def test_a_group_in_a_group_is_one_member(backend: Backend) -> None:
     assert await backend.groups.members(outer, 1, start=1) == [members[1]]
 
 
+async def test_a_group_behind_one_without_members_begins_at_once(backend: Backend) -> None:
+    behind = outline(outline(new(type="inner"), then=None), new(type="own"), then=None)
+    nodes = (Node("none", outline(then=None)), Node("behind", behind, {"none": CANCEL}))
+    await pushed(backend, Outline(group_id=new_id(), nodes=nodes))
+    assert [task.type for task in await claimed(backend)] == ["inner", "own"]
+
+
 async def test_a_mend_finds_nothing_wrong_with_groups_of_which_some_have_ended(backend: Backend) -> None:
     outer = await pushed(backend, outline(outline(new(priority=-1), then=None), new()))
     done, other = await claimed(backend)
