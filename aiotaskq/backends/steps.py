@@ -19,6 +19,7 @@ from aiotaskq.backends.side_rows import OF_TASKS, STEP, Range, SideRow, SideRows
 from aiotaskq.core.coded import is_coded, no_codec, plain_text, stored_text
 from aiotaskq.core.status import PENDING
 from aiotaskq.core.steps import EventValue, NewStep, Step, answered, in_order, woken
+from aiotaskq.core.task import is_late_holder
 
 if TYPE_CHECKING:
     from aiotaskq.backends.flow.transaction import Store, Transaction
@@ -135,10 +136,19 @@ def emit(
     if new:
         tx.side.put(EVENT, [event_row(event) for event in new.values()])
         if then:
-            push(tx, then, refused=False)
+            _push(tx, then, events[0].at)
         if wakes:
             _wake(tx, new, _waits(tx, sorted(new)), stored)
     return found
+
+
+def _push(tx: Transaction, tasks: Sequence[Task], now: int) -> None:
+    """Push tasks that nothing pushes again: the key of a task that has expired is free, and a sweep ends that one."""
+    each = list(zip(tasks, push(tx, tasks, refused=False), strict=True))
+    late = {row.task_id: row for task, row in each if is_late_holder(row, task, now)}
+    late = {key: row for key, row in late.items() if row.undecodable is None or row.coded}  # else it cannot be written
+    if late and any(tx.update([Change(row, row.replace(unique_key=None)) for row in late.values()])):
+        push(tx, [task for task, row in each if row.task_id in late], refused=False)
 
 
 def mend(tx: Transaction, keys: Sequence[str], stored: Stored, now: int) -> tuple[int, bool]:

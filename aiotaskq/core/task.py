@@ -400,3 +400,17 @@ def trace_of(task: Task) -> dict[str, Any]:
 def same_push(row: Task, task: Task) -> bool:
     """Whether the row was inserted by a push of this task: they have the id and the push stamp in common."""
     return (row.task_id, row.seq) == (task.task_id, task.seq)
+
+
+def is_late_holder(row: Task, task: Task, now: int) -> bool:
+    """Whether a row conflicts with a new task by its unique key only, and has expired."""
+    return (
+        row is not task
+        and row.status is PENDING
+        and row.task_id != task.task_id
+        and (task.idempotency_key is None or row.idempotency_key != task.idempotency_key)
+        and task.unique_key is not None
+        and row.unique_key == task.unique_key
+        and row.expires_at is not None
+        and row.expires_at <= now
+    )

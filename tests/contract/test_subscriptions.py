@@ -40,8 +40,11 @@ class App:
         async def waits() -> Any:
             return await wait_event("order.placed:9")
 
+        @tq.task(on="refresh", unique=True, expires=60)
+        async def refresh() -> None: ...
+
         tq.on("pushed", lambda call: self.heard.append(call.task.type))
-        self.waits = waits
+        self.waits, self.refresh = waits, refresh
 
 
 @pytest.fixture
@@ -97,3 +100,17 @@ async def test_an_event_that_has_expired_is_a_new_one(made: tuple[App, Kit]) -> 
         await kit.advance(60)
     await kit.drain(delayed=True)
     assert app.got == [("ship", 1), ("ship", 2)]
+
+
+async def test_a_key_that_an_expired_task_holds_is_free(store: Store) -> None:
+    app = App(store)
+    async with app.tq:
+        late = await app.refresh.options(expires=1e-6).push()
+        await app.tq.emit("refresh:1")
+        await app.tq.emit("refresh:2")  # the task of the first one is to come
+        (new, old) = await app.tq.find(type="refresh")
+        assert (old.task_id, old.unique_key) == (late.task_id, None) and new.unique_key is not None
+        await app.tq.queue.reaper.reap()
+        assert (await late.task()).status == "expired"
+        (claimed,) = await app.tq.queue.backend.claim("w", app.tq.queue.clock.now(), 9)
+        assert claimed.task_id == new.task_id

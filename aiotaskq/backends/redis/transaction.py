@@ -146,7 +146,9 @@ class RedisTransaction(GateRows):
         if (other := self._conflicts.get(task_id)) is not None:
             if not other:
                 return task.replace()
-            if (row := self.look([other]).get(other)) is not None:
+            row = self.look([other]).get(other)
+            gave_up = row is not None and row.unique_key is None and other in self._changes
+            if row is not None and not gave_up:
                 return row
         self._new[task_id] = self._tasks[task_id] = task
         self.post(None, task)

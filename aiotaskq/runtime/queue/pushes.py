@@ -20,7 +20,7 @@ from aiotaskq.core.outcome import Expired, Outcome, Rerun, settle
 from aiotaskq.core.parking import any_waits
 from aiotaskq.core.status import PENDING, Status
 from aiotaskq.core.steps import EventValue
-from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, same_push
+from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, is_late_holder, same_push
 from aiotaskq.errors import DatabaseUnavailable, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.hooks import Hooks
@@ -166,7 +166,7 @@ class Pushes:
     async def _free_expired_keys(self, tasks: Sequence[Task], stored: list[Task], session: Any) -> None:
         """Settle expired tasks whose unique keys conflicted with a push, and push again in their place."""
         now = self.clock.now()
-        while places := [at for at, task in enumerate(tasks) if _is_expired(stored[at], task, now)]:
+        while places := [at for at, task in enumerate(tasks) if is_late_holder(stored[at], task, now)]:
             rows = {stored[at].task_id: stored[at] for at in places}.values()
             expired = [(row, settle(row, Expired(), now)) for row in rows]
             changes = [Change(row, after, self.told(after)) for row, after in expired]
@@ -407,19 +407,6 @@ class Pushes:
             delay = changes["delay"]
             found["due"] = now + int(check_seconds("delay", delay) * SECOND)
         return found
-
-
-def _is_expired(row: Task, task: Task, now: int) -> bool:
-    """Whether the row conflicts with the task by its unique key only, and has expired."""
-    return (
-        row is not task
-        and row.status is Status.PENDING
-        and row.task_id != task.task_id
-        and task.unique_key is not None
-        and row.unique_key == task.unique_key
-        and row.expires_at is not None
-        and row.expires_at <= now
-    )
 
 
 def _check(task: Task, row: Task, retry: bool) -> None:
