@@ -139,7 +139,7 @@ def after_call(row: Task, call: Task, rule: Debounce, now: int, begun: bool = Fa
 
     A waiting one becomes the newer call, but keeps its id, its tags, its place in time and what is known of its runs.
     A running one gives up its key, and so does one that has ``begun``: it has steps, and goes on with them. Raises
-    TaskConflict if it is a task of another type, or cannot be read.
+    TaskConflict if it is a task of another type, waits for other tasks, or cannot be read.
     """
     if row.type != call.type:
         raise TaskConflict(f"key: task {row.task_id!r}, which has it, is of type {row.type!r}; use another key")
@@ -149,6 +149,8 @@ def after_call(row: Task, call: Task, rule: Debounce, now: int, begun: bool = Fa
         return replace(row, unique_key=None)
     if rule.merge == "first":
         return row
+    if row.waits:
+        raise TaskConflict(f"key: task {row.task_id!r}, which has it, waits for the tasks before it; use another key")
     due = now + rule.delay
     if rule.max_wait is not None:
         latest = first_push(row) + rule.max_wait
@@ -157,6 +159,8 @@ def after_call(row: Task, call: Task, rule: Debounce, now: int, begun: bool = Fa
         due = min(due, max(latest, retry if row.attempts else now))
     params = call.params if rule.merge == "last" else joined(row.params, call.params)
     flow = call.flow if rule.merge == "last" or rule.flow is None else rule.flow(params)
+    if row.flow is not None and row.flow.parents:
+        flow = regated(row.flow, flow)
     after = replace(
         row,
         params=params,

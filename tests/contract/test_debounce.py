@@ -17,8 +17,10 @@ from aiotaskq.app.registrations import Registrations
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.change import Leave
 from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core import groups
 from aiotaskq.core.edit import Debounce
 from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.groups import CANCEL
 from aiotaskq.core.outcome import Backoff, Completed, Failed, Released, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NewStep, Step, Suspension
@@ -126,6 +128,22 @@ async def test_a_key_held_by_another_type_is_refused(queue: Queue, backend: Back
     with pytest.raises(TaskConflict, match="is of type 'other'"):
         await called(queue, [{}], unique_key="k")
     assert await waiting(backend) == [held]
+
+
+async def test_a_call_lets_no_task_go_before_its_parents(queue: Queue, backend: Backend) -> None:
+    parent = await running(backend)
+    flow = Flow(parents=((parent.task_id, ""),), rules=(CANCEL,))
+    child = groups.waiting(new(unique_key="k", flow=flow, seq=NOW), 1, NOW)
+    await backend.after.push([child], NOW)
+    with pytest.raises(TaskConflict, match=r"^key: task '.*', which has it, waits for the tasks before it; use anoth"):
+        await called(queue, [{"n": 1}], unique_key="k")
+    assert (await called(queue, [{"n": 1}], unique_key="k", merge="first"))[0].params == {}
+    assert await backend.claim("w", LATER, 1) == []
+    await backend.update([Change(parent, settle(parent, Completed(), NOW))])
+    await backend.after.follow_all(NOW)
+    (after,) = await called(queue, [{"n": 2}], unique_key="k")
+    assert after.flow is not None and (after.task_id, after.flow.parents[0][0]) == (child.task_id, parent.task_id)
+    assert ids(await backend.claim("w", LATER, 1)) == [child.task_id]
 
 
 async def test_no_item_is_lost_or_doubled_by_calls_at_the_same_time(store: Store, queue: Queue) -> None:
