@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from aiotaskq.backends.base import Backend
+from aiotaskq.core.coded import decoded, lazy
 from aiotaskq.core.errors import MAX_NAME, check_json, check_text
 from aiotaskq.core.gate import Gate, GateChange
 from aiotaskq.core.groups import GroupState, Member, Plan
@@ -111,9 +112,17 @@ async def _copy_groups(source: Backend, target: Backend, done: Copied) -> None:
         members: list[Member] = []
         while page := await source.groups.members(group.group_id, PAGE, start=len(members)):
             members += page
-        made = await target.groups.push(Plan(groups=(group,), members=tuple(members), tasks=()))
+        whole = await _with_callbacks(source, group)
+        made = await target.groups.push(Plan(groups=(whole,), members=tuple(members), tasks=()))
         done.groups += made
         done.groups_there += not made
+
+
+async def _with_callbacks(source: Backend, group: GroupState) -> GroupState:
+    """Return a group whose callbacks the target can encode; one that cannot be decoded stays as it is stored."""
+    stored = {name: task for name in ("then", "on_failure") if (task := getattr(group, name)) is not None}
+    found = [decoded(task, lazy(source.codec)) for task in await source.whole([*stored.values()])]
+    return replace(group, **{name: task for name, task in zip(stored, found, strict=True) if task.coded is None})
 
 
 async def _pages(backend: Backend, **where: Any) -> AsyncIterator[list[Task]]:

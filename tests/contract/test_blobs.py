@@ -19,6 +19,7 @@ from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.codecs import Folder
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Failed, settle
+from aiotaskq.core.plan import plan
 from aiotaskq.core.task import SECOND, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable, TaskConflict, TaskFailed, ValidationError
 from aiotaskq.operations.table import Access
@@ -26,6 +27,7 @@ from aiotaskq.operations.tasks import Listed, list_
 from aiotaskq.runtime.blobs import INTERVAL, BlobSweep, sweep
 from aiotaskq.runtime.copy import copy
 from aiotaskq.runtime.recode import Recoded, recode
+from tests.contract.test_groups import LATER, outline
 from tests.support.backends import Store
 from tests.support.blobs import Place
 from tests.support.codecs import Keyed
@@ -210,14 +212,21 @@ async def test_a_debounced_call_joins_them(place: Place) -> None:
 async def test_a_copy_to_another_store(place: Place, tmp_path: Path) -> None:
     here = await place.open(Keyed("here"))
     (task,) = await here.push([new(params=LARGE)])
+    made = plan(outline(then=None, on_failure=new(params={**LARGE, "n": 1})), NOW)
+    await here.groups.push(made)
     there = await place.open(Keyed("there"), f"sqlite:///{tmp_path}/there.db")
     assert (await copy(here, there, NOW)).tasks == 1
     await here.purge(TaskFilter(), 10)
     await here.delete([task.task_id])
+    await here.groups.purge(LATER, 10)
     place.now += 3 * DAY
-    assert await sweep(here) == 1, "the blobs of the other store are its own"
+    assert await sweep(here) == 2, "the blobs of the other store are its own"
     (row,) = await there.whole([await read(there, task)])
     assert row.params == LARGE
+    (copied,) = await there.groups.get([made.groups[0].group_id])
+    assert copied is not None and copied.on_failure is not None
+    (callback,) = await there.whole([copied.on_failure])
+    assert callback.params == {**LARGE, "n": 1}
 
 
 async def test_a_recode_moves_them(place: Place) -> None:
