@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change, Claim
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.limits import Rate
@@ -16,6 +17,8 @@ from aiotaskq.core.parking import parked, tokens
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.errors import QueueFull
+from tests.support.backends import Store
+from tests.support.codecs import Keyed
 from tests.support.rows import NOW, ids, new
 
 MINUTE = 60 * SECOND
@@ -223,3 +226,19 @@ async def test_a_task_that_is_given_back_takes_its_tokens_when_it_starts(backend
     assert sorted(ids(again)) == sorted(ids(tasks))
     await backend.push([rated(at=now) for _ in range(10)])
     assert await started(backend, now, starts) == []
+
+
+async def test_a_start_counts_though_the_attempts_of_its_task_are_coded(durable_store: Store) -> None:
+    backend = connect(durable_store.url, codec=Keyed("k"))
+    await backend.open()
+    gate, late = ("api", Bounds(interval=SECOND)), NOW + 10 * SECOND
+    await backend.push([rated(gate)])
+    (task,) = await backend.claim("o", late, 1, lease_until=late + MINUTE)
+    failed = settle(task, Failed("e", backoff=Backoff(base=60, jitter=False)), late)
+    assert await backend.update([Change(task, failed)]) == [True]
+    await backend.push([other := rated(gate, at=late + 1)])
+    await backend.gates.admit(late + SECOND - 1, 10)
+    assert await backend.claim("o", late + SECOND - 1, 1) == []
+    await backend.gates.admit(late + SECOND, 10)
+    assert ids(await backend.claim("o", late + SECOND, 1)) == [other.task_id]
+    await backend.close()

@@ -162,7 +162,11 @@ class _Admission:
             if key not in self.gates:
                 self._missed.due[key] = None
             elif key not in closed:
-                self.gates[key] = replace(self.gates[key], next_at=0)
+                gate = self.gates[key]
+                if gate.bounds.interval is not None and key in self._ran:  # the sweep does not know of these starts
+                    started = self._starts([gate])[key].started
+                    gate = charged(gate, Starts(0, started), max(at for at, _ in started))
+                self.gates[key] = replace(gate, next_at=0)
 
     def check_waiting(self) -> None:
         """Raise QueueFull if more tasks wait at a gate than may."""
