@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -66,6 +66,8 @@ class Running(Registry):
     worker: Worker | None = None
     """The worker of this process, while it runs."""
     _is_open = False
+    _blocks = 0  # of `async with` that have it open
+    _was_open = False  # before the first of them
     _fires = False  # whether schedules are fired here
     _asked_to_stop = 0  # ticks of the first signal
 
@@ -157,11 +159,34 @@ class Running(Registry):
                 raise error
 
     async def __aenter__(self) -> Self:
-        await self.open()
+        await self._enter(self.open())
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        await self.close()
+        await self._leave()
+
+    async def _enter(self, opening: Awaitable[None]) -> None:
+        bound = self._internal.bound
+        if not bound.running:  # what a loop has left behind that was stopped, or a parent that has forked
+            bound.bind()
+            self._blocks, self._is_open = 0, False
+        if not self._blocks:
+            self._was_open = self._is_open
+        self._blocks += 1
+        try:
+            await opening
+        except BaseException:
+            self._blocks -= 1
+            raise
+
+    async def _leave(self, stopping: Awaitable[object] | None = None) -> None:
+        try:
+            if stopping is not None:
+                await stopping
+        finally:
+            self._blocks = max(self._blocks - 1, 0)  # a forked child leaves blocks of its parent
+        if not self._blocks and not self._was_open:  # else whatever opened it closes it
+            await self.close()
 
     # ---- running ----
 
@@ -190,16 +215,12 @@ class Running(Registry):
                 "concurrency= is how many tasks run at a time"
             )
         options = RunOptions(concurrency, queues, scheduler, drain, grace)
-        was_open = self._is_open
         runs = not self._internal.stands_by if workers is None else workers
-        await (self._start_running(options) if runs else self.open())
+        await self._enter(self._start_running(options) if runs else self.open())
         try:
             yield self
         finally:
-            if runs:
-                await self._stop_running(*options.times)
-            if not was_open and self.worker is None:  # else the caller that opened it closes it
-                await self.close()
+            await self._leave(self._stop_running(*options.times) if runs else None)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:

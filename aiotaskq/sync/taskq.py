@@ -402,13 +402,16 @@ class TaskQ(Hinted, Operations):
     running = blocking_context(AsyncTaskQ.running)
     run = _until_a_signal(AsyncTaskQ.run)
     _run_until = blocking(_run_until)
+    _enter = blocking(AsyncTaskQ.__aenter__)
+    _leave = blocking(AsyncTaskQ.__aexit__, lambda self, _none: self._reach.left())
 
     def __enter__(self) -> TaskQ:
-        self.open()
+        refuse_running_loop("aiotaskq.TaskQ.open")
+        self._enter()
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        self._leave(*error)
 
 
 async def _close_fast(tq: AsyncTaskQ) -> None:

@@ -21,7 +21,7 @@ import aiotaskq
 from aiotaskq import Limit, Parent, TaskQ, injected, sleep_for, sleep_until, step
 from aiotaskq.codecs import Zlib
 from aiotaskq.core.cron import check_timezone
-from aiotaskq.errors import NotFound, ResultTimeout, TaskFailed, ValidationError
+from aiotaskq.errors import ClosedError, NotFound, ResultTimeout, TaskFailed, ValidationError
 from aiotaskq.testing import VirtualClock, virtual
 from aiotaskq.types import HookCall, TaskHandle
 from tests.support.machine import within
@@ -192,6 +192,70 @@ async def test_an_application_does_not_call_running() -> None:
     with pytest.raises(ValidationError, match=r"^running: an application calls tq\.lifespan, as in FastAPI\("):
         async with TaskQ("memory://").running(FastAPI()):  # type: ignore[arg-type]
             pass
+
+
+@pytest.mark.parametrize("workers", [True, False])
+async def test_a_block_inside_of_another_one_leaves_the_store_and_the_workers_alone(
+    tmp_path: Path, workers: bool
+) -> None:
+    own = TaskQ(f"sqlite:///{tmp_path}/x.db")
+
+    @own.task
+    async def handler() -> str:
+        async with own:
+            await own.stats()
+        return "open"
+
+    async def request(inside: asyncio.Event, may_end: asyncio.Event) -> None:
+        async with own:
+            inside.set()
+            await may_end.wait()
+
+    async with own.running(workers=workers):
+        worker = own.worker
+        requests = [(asyncio.Event(), asyncio.Event()) for _ in range(2)]
+        tasks = [asyncio.create_task(request(*each)) for each in requests]
+        for inside, _ in requests:
+            await inside.wait()
+        for (_, may_end), task in zip(requests, tasks, strict=True):
+            may_end.set()
+            await task
+            handle = await handler.push()
+        assert own.worker is worker
+        if workers:
+            assert await handle.result(timeout=within(5)) == "open"
+    with pytest.raises(ClosedError):
+        await handler.push()
+
+
+async def test_blocks_that_begin_at_the_same_time_end_one_by_one(tmp_path: Path) -> None:
+    own, may_end = TaskQ(f"sqlite:///{tmp_path}/x.db"), asyncio.Event()
+
+    async def request(waits: bool) -> None:
+        async with own:
+            if waits:
+                await may_end.wait()
+                await own.push("x", {})
+
+    first, second = (asyncio.create_task(request(waits)) for waits in (False, True))
+    await first
+    may_end.set()
+    await second
+    with pytest.raises(ClosedError):
+        await own.push("x", {})
+
+
+def test_a_block_that_an_ended_loop_has_left_behind_keeps_nothing_open(tmp_path: Path) -> None:
+    own = TaskQ(f"sqlite:///{tmp_path}/x.db")
+
+    async def use() -> None:
+        async with own:
+            await own.stats()
+        with pytest.raises(ClosedError):
+            await own.push("x", {})
+
+    asyncio.run(own.__aenter__())
+    asyncio.run(use())
 
 
 async def test_workers_is_no_number() -> None:

@@ -145,6 +145,23 @@ def test_leaving_running_by_an_error_stops_the_workers(tq: aiotaskq.sync.TaskQ) 
         assert work.push().result(timeout=watchdog()) == 1
 
 
+def test_a_with_block_of_a_request_leaves_the_workers_alone(tmp_path: Path) -> None:
+    tq = aiotaskq.sync.TaskQ(f"sqlite:///{tmp_path}/x.db")
+
+    @tq.task
+    def work() -> int:
+        return 1
+
+    def request() -> aiotaskq.sync.types.TaskHandle[int]:
+        with tq:
+            return work.push()
+
+    with tq.running():
+        assert from_thread(request).result(timeout=watchdog()) == 1
+    with pytest.raises(ClosedError):
+        work.push()
+
+
 def test_a_cancel_from_another_thread_stops_an_async_handler(tq: aiotaskq.sync.TaskQ) -> None:  # E11
     started = threading.Event()
 
