@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import time
 
 import pytest
@@ -101,3 +103,16 @@ async def test_lists_are_filtered_by_a_part_of_a_name(browse: Browse, tq: TaskQ)
 async def test_an_empty_list_says_whether_a_filter_was_given(browse: Browse, page: str, filtered: str) -> None:
     hint = "Another filter may find some."
     assert hint not in (await browse.get(page)).text and hint in (await browse.get(filtered)).text
+
+
+async def test_queues_are_listed_page_by_page(browse: Browse, tq: TaskQ) -> None:
+    names = [f"{kind}-{number:03}" for kind in ("a", "b") for number in range(150)]
+    await tq.queue.add([new(queue=each) for each in names])
+    pages: list[list[str]] = []
+    address = "queues?like=b-"
+    while address:
+        page = (await browse.get(address)).text
+        pages.append(re.findall(r'<a href="queue\?name=([^"]+)"', page))
+        more = re.search(r'href="(queues\?start=[^"]+)"[^>]*>More queues<', page)
+        address = html.unescape(more[1]) if more else ""
+    assert pages == [names[150:250], names[250:]]

@@ -11,23 +11,32 @@ from aiotaskq.web.dashboard.rows import queue_row, queue_rows
 from aiotaskq.web.dashboard.view import View, action, age_of, firsts_of, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
+ROWS = 100
 LOOKED_AT = 20
 """Queues whose next task is looked for, and workers of a queue that are listed."""
 
 
-@page("queues", marked("Queues"), "like")
+@page("queues", marked("Queues"), "start", "like")
 async def queues(view: View) -> dict[str, Any]:
-    """Read what each queue holds."""
+    """Read what each queue of one page holds."""
     counted = await view.shared.counts.get()
     stats = counted.stats
-    like = view.text("like")
-    rows = [row for row in queue_rows(stats) if part_of(like, row.name)]
+    like, start = view.text("like"), view.whole("start", 0, 1_000_000)
+    found = [row for row in queue_rows(stats) if part_of(like, row.name)]
+    rows = found[start : start + ROWS]
     looked = [row for row in rows if row.counts["pending"] and not row.paused][:LOOKED_AT]
     names = [row.name for row in looked]
-    firsts = await (firsts_of(view, names) if like else view.keep("next", lambda: firsts_of(view, names)))
+    firsts = await (firsts_of(view, names) if like or start else view.keep("next", lambda: firsts_of(view, names)))
     for row in looked:
         row.next_age = age_of(view, firsts.get(row.name))
-    return {"queues": rows, "oldest": stats.oldest_age, "approximate": counted.approximate, "like": like or ""}
+    return {
+        "queues": rows,
+        "total": len(found),
+        "start": start,
+        "oldest": stats.oldest_age,
+        "approximate": counted.approximate,
+        "like": like or "",
+    }
 
 
 @page("queue", marked("Queue"), "name", "span", "by", section="queues")
