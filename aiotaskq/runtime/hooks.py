@@ -139,7 +139,9 @@ class Hooks:
             answer = function(argument)
             if inspect.isawaitable(answer):
                 self.wait_for(asyncio.ensure_future(answer))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a sys.exit() would end what calls hooks, as the coroutine that writes outcomes
             log.error("{} failed", what, cause=error)
 
     def _done(self, future: asyncio.Future[Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import aiotaskq
+import aiotaskq.types
 from aiotaskq import Parent, TaskQ, current_task
 from aiotaskq.errors import UnknownHandler, ValidationError
 from tests.support.machine import within
@@ -73,6 +74,25 @@ async def test_function_callback_in_memory_only(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="on_success: a function cannot be stored"):
         await durable.push("x", on_success=print)
     await durable.close()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), GeneratorExit()])
+@pytest.mark.parametrize("name", ["pushed", "started", "completed"])
+async def test_an_exit_in_a_hook_is_logged_and_the_worker_goes_on(
+    tq: TaskQ, name: Any, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    @tq.task
+    async def work() -> int:
+        return 7
+
+    @tq.on(name)
+    def leave(_call: aiotaskq.types.HookCall) -> None:
+        raise error
+
+    async with tq.running():
+        for _ in range(3):
+            assert await (await work.push()).result(within(30)) == 7
+    assert caplog.text.count(f"a hook of '{name}' failed") == 3
 
 
 async def test_middleware_wraps_run_and_push_in_order(tq: TaskQ) -> None:
