@@ -97,6 +97,8 @@ class Hooks:
             raise ValidationError(f"hook: {name!r} is unknown{meant}")
         if not takes(hook, None):
             raise ValidationError(f"hook: a function of one argument, the HookCall, is needed (got {shown(hook)})")
+        if inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook):
+            raise ValidationError(f"hook: a generator's body would never run; use no yield (got {shown(hook)})")
         self.hooks.setdefault(name, []).append(hook)
         self._look()
 

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,6 +102,12 @@ def test_hooks_and_middleware_that_nothing_could_call_are_refused() -> None:
     for wrong in (lambda: None, lambda task, error: None, "print"):
         with pytest.raises(ValidationError, match=r"^hook: a function of one argument, the HookCall, is needed \(got "):
             own.on("failed", wrong)  # type: ignore[call-overload]
+
+    async def generator(call: HookCall) -> AsyncIterator[None]:
+        yield
+
+    with pytest.raises(ValidationError, match=r"^hook: a generator's body would never run; use no yield \(got "):
+        own.on("failed", generator)
     calls: list[HookCall] = []
     own.on("failed", calls.append)
 
