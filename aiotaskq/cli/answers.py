@@ -342,7 +342,7 @@ POINTS = 24  # columns of the line of counts
 
 
 def _seconds(seconds: float | None) -> str:
-    return "" if seconds is None else "< 1ms" if seconds < 0.001 else duration(int(seconds * SECOND))
+    return "" if seconds is None else f"< {duration(1000)}" if seconds < 0.001 else duration(int(seconds * SECOND))
 
 
 def _used(total: TotalView) -> str:

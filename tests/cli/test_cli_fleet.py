@@ -150,3 +150,16 @@ def test_the_history_is_a_table_with_a_line_of_the_counts(cli: Cli) -> None:
     assert [row["n"] for row in rows] == [8, 1]
     assert rows[0]["run_p95"] == pytest.approx(0.25, rel=1 / 16)
     assert cli.json("history", "--queue", "other")["periods"] == []
+
+
+def test_the_shortest_duration_of_the_history_has_its_unit_in_chinese(cli: Cli) -> None:
+    async def write(tq: TaskQ) -> None:
+        sums = Sums()
+        sums.add_runs([250_000], [10])
+        at = begin_of(tq.queue.clock.now(), MINUTE)
+        await tq.queue.backend.history.add([sums.period((at, MINUTE, "default", "mail", "completed", ""))])
+
+    with_tq(cli, write)
+    assert "< 1ms" in cli.out("history")
+    cli.monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+    assert "< 1毫秒" in cli.out("history")
