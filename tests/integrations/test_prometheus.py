@@ -422,6 +422,17 @@ async def test_ports_are_shared_out_and_work_goes_on_without_one() -> None:
     assert f"metrics are not served: port {port} of 127.0.0.1, the first of 1, is taken" in lines
 
 
+async def test_a_port_is_free_for_the_next_run_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    tq = TaskQ("memory://")
+    metrics = Metrics(tq, CollectorRegistry(), port=port)
+    for _ in range(3):
+        async with tq.running():
+            assert metrics.serving == port
+            assert samples(await asyncio.to_thread(scrape, port))["worker_slots",] == 10
+
+
 def test_metrics_are_served_on_loopback_by_default() -> None:  # J4
     stop, port = start_http_server(0, registry=CollectorRegistry())
     try:
