@@ -26,7 +26,7 @@ from aiotaskq.log import printable
 from aiotaskq.runtime.context import SnoozeRequested
 from aiotaskq.runtime.hooks import HookCall, HookName
 from aiotaskq.runtime.limits import LimitState
-from aiotaskq.runtime.run_steps import is_suspension
+from aiotaskq.runtime.run_steps import is_suspension, only_in
 from aiotaskq.runtime.worker.watchdog import Occupancy
 
 if TYPE_CHECKING:
@@ -328,7 +328,8 @@ LATE = "TimeoutError"
 
 def failure(error: BaseException) -> str | None:
     """Return the type of the error with which a run has ended; None where it is to go on later, and did not fail."""
-    return None if isinstance(error, SnoozeRequested) or is_suspension(error) else type(error).__name__
+    left = only_in(error, SnoozeRequested) is not None or is_suspension(error)
+    return None if left else type(error).__name__
 
 
 def _fullest(limits: Sequence[LimitState], number: int) -> Mapping[str, Values]:

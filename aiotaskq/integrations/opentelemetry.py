@@ -17,8 +17,9 @@ from aiotaskq.core.task import SECOND, SPAN, TRACE, Task
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.integrations.measures import BUCKETS, LATE, Measures, Metric, Values, failure, way_to
 from aiotaskq.log import printable
-from aiotaskq.runtime.context import SnoozeRequested, current_task
+from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.hooks import HookCall
+from aiotaskq.runtime.run_steps import is_suspension
 
 if TYPE_CHECKING:
     import aiotaskq.sync
@@ -162,7 +163,7 @@ class Tracing:
                 return await call_next(task)
             except BaseException as error:
                 if failure(error) is None:
-                    kept = "snoozed" if isinstance(error, SnoozeRequested) else "suspended"
+                    kept = "suspended" if is_suspension(error) else "snoozed"
                     span.set_attribute(f"aiotaskq.{kept}", True)
                 elif key in self._spans:  # else its timeout is recorded already
                     self._failed(span, error)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 import msgspec
@@ -24,6 +24,8 @@ from aiotaskq.runtime.handler import result_conversion
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.step_verbs import StepVerbs
+
+E = TypeVar("E", bound=BaseException)
 
 QUIET = 10
 """Iterations of the loop without a step, after which a handler is left. A coroutine that waits for several others goes
@@ -43,11 +45,17 @@ class Suspended(BaseException):
     """
 
 
+def only_in(error: BaseException, kind: type[E]) -> E | None:
+    """Return an error of a kind: this one, or the first of a group of them, as ``asyncio.TaskGroup`` raises it."""
+    if isinstance(error, BaseExceptionGroup) and error.split(kind)[1] is None:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+    return error if isinstance(error, kind) else None
+
+
 def is_suspension(error: BaseException) -> bool:
-    """Whether an error leaves a handler: a suspension, or a group of them, as ``asyncio.TaskGroup`` raises it."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(Suspended)[1] is None
-    return isinstance(error, Suspended)
+    """Whether an error leaves a handler: a suspension, or a group of them."""
+    return only_in(error, Suspended) is not None
 
 
 class _Pause:

@@ -40,7 +40,7 @@ from aiotaskq.runtime.current import current
 from aiotaskq.runtime.handler import Handler, no_resource
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.params import ParamsMisfit, misfit, unfitting
-from aiotaskq.runtime.run_steps import RunSteps, is_suspension, misfit_in, no_version
+from aiotaskq.runtime.run_steps import RunSteps, is_suspension, misfit_in, no_version, only_in
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import FENCED, STOPPED, Execution
 from aiotaskq.runtime.worker.executors import Executors
@@ -228,8 +228,8 @@ class Runner:
         """Return the outcome of a handler that has raised; raise again what is meant for the loop or the program."""
         if isinstance(error, asyncio.CancelledError | ParentsUnread):
             return self._stopped_by(execution, error)
-        if isinstance(error, SnoozeRequested):
-            return _snoozed(execution.task, handler, error.delay)
+        if (snooze := only_in(error, SnoozeRequested)) is not None:
+            return _snoozed(execution.task, handler, snooze.delay)
         if isinstance(error, BrokenExecutor):
             # This task or another one of the pool has killed a process: that counts as a crash of each. While the
             # worker stops it does not, since a process manager may signal all processes of a service.
@@ -247,9 +247,9 @@ class Runner:
         if (refused := _refused(error, handler, execution.task, direct)) is not None:
             return refused
         # What came of a wait is stored: a retry would get the same.
-        retryable = isinstance(error, (Retry, *handler.retry_on)) and not isinstance(error, EventTimeout)
-        own = error.after if isinstance(error, Retry) else None
-        backoff = handler.backoff if own is None else make_backoff(own)
+        asked = only_in(error, Retry)
+        retryable = (asked is not None or isinstance(error, handler.retry_on)) and only_in(error, EventTimeout) is None
+        backoff = handler.backoff if asked is None or asked.after is None else make_backoff(asked.after)
         error.__traceback__ = application_frames(error.__traceback__)
         return Failed(describe(error), retryable, backoff, random.random(), error)
 

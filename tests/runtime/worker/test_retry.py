@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import aiotaskq.sync
-from aiotaskq import BatchFailed, Retry, TaskFailed, TaskQ, group, step
+from aiotaskq import BatchFailed, Retry, TaskFailed, TaskQ, current_task, group, step
 from aiotaskq.errors import ValidationError
 from aiotaskq.testing import inline, virtual
 from tests.support.machine import within
@@ -53,6 +53,37 @@ async def test_coroutines_and_functions_in_threads_ask_for_it(tq: TaskQ) -> None
                 await handle.result(within(30))
             assert [each.error for each in await handle.attempts()] == [error] * 2
     assert threads == {"aiotaskq-handler-"}
+
+
+async def test_a_child_of_a_task_group_asks_for_it_and_snoozes() -> None:
+    began: list[timedelta] = []
+    async with virtual() as kit:
+        start = kit.now
+
+        async def child() -> None:
+            began.append(kit.now - start)
+            if len(began) == 1:
+                raise Retry("later", after=30)
+            if len(began) == 2:
+                current_task().snooze(60)
+            if len(began) == 3:
+                raise ConnectionError
+
+        async def refuses() -> None:
+            if len(began) == 2:
+                current_task().snooze(60)
+
+        @kit.tq.task(backoff=NEVER, retry_on=())
+        async def parent() -> None:
+            async with asyncio.TaskGroup() as children:
+                children.create_task(child())
+                children.create_task(refuses())
+
+        handle = await parent.push()
+        await kit.advance(minutes=5)
+        task = await handle.task()
+        assert began == [timedelta(seconds=each) for each in (0, 30, 90)]
+        assert (task.status, task.retry_count) == ("failed", 1)
 
 
 def test_the_blocking_side_has_the_same() -> None:
