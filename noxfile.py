@@ -94,7 +94,7 @@ def tests(session: nox.Session) -> None:
     install(session, *group("test"))
     if session.posargs == ["--bare"]:
         session.env["TESTS_BARE"] = "1"
-        pytest(session, *PARALLEL, "-k", INSTALLED)
+        pytest(session, "-k", INSTALLED)  # few of them run: most of the time of each process would go to finding them
     else:
         pytest(session, *(session.posargs or PARALLEL))
 
