@@ -50,7 +50,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
     """A task queue: ``TaskQ("sqlite:///app.db")`` inside the application, no server.
 
     Open it with ``async with tq`` (connect only), ``async with tq.running()`` (workers and scheduler embedded in the
-    application) or ``await tq.run()`` (the same until a signal).
+    application) or ``await tq.run()`` (the same until a signal). Of blocks within each other the last one to end
+    closes it; ``open()`` before the first one leaves that to ``close()``.
     """
 
     @checks_options("TaskQ", "constructor")

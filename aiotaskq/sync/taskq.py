@@ -294,7 +294,8 @@ class TaskQ(Hinted, Operations):
     """A task queue: ``TaskQ("sqlite:///app.db")`` inside the application, no server.
 
     Open it with ``with tq`` (connect only), ``with tq.running()`` (workers and scheduler embedded in the application)
-    or ``tq.run()`` (the same until a signal, in the main thread).
+    or ``tq.run()`` (the same until a signal, in the main thread). Of blocks within each other the last one to end
+    closes it; ``open()`` before the first one leaves that to ``close()``.
     """
 
     _reach: Home[AsyncTaskQ]
