@@ -161,8 +161,8 @@ class Backend(ABC):
         """Adapt the rows to a host's clock that was set back by ``back`` microseconds.
 
         ``anchor``, the clock less the ticks of the host, identifies this step of the clock. The first call for it moves
-        pending rows that are due after ``now`` back by ``back``, and gates as ``core.gate.set_back`` says, if the rows
-        go by the host's clock.
+        pending rows that are due after ``now`` back by ``back``, with the ends of sleeps and waits, and gates as
+        ``core.gate.set_back`` says, if the rows go by the host's clock.
         """
 
     def coded_by(self, codec: Codec | None) -> Self:

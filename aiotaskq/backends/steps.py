@@ -7,6 +7,7 @@ what the earlier one has written.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -18,7 +19,7 @@ from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.side_rows import OF_TASKS, STEP, Range, SideRow, SideRows
 from aiotaskq.core.coded import is_coded, no_codec, plain_text, stored_text
 from aiotaskq.core.status import PENDING
-from aiotaskq.core.steps import EventValue, NewStep, Step, answered, in_order, woken
+from aiotaskq.core.steps import END, NEVER, EventValue, NewStep, Step, answered, in_order, woken
 from aiotaskq.core.task import is_late_holder
 
 if TYPE_CHECKING:
@@ -222,6 +223,21 @@ def forget(tx: Transaction, after: str) -> str:
     there = tx.existing(sorted({task_id for *_, task_id in waits}))
     _delete(tx, [(key, name) for key, name, task_id in waits if task_id not in there])
     return keys[-1] if len(keys) == FORGOTTEN else ""
+
+
+def set_back_sleeps(tx: Transaction, back: int, now: int, codec: Codec | None) -> None:
+    """Move the ends of sleeps and waits that are after ``now`` back by so many microseconds, as due times are."""
+    after = ""
+    while ids := tx.side.owners(STEP, PAGE, after=after):
+        moved, after = [], ids[-1]
+        for row in tx.side.of(STEP, ids):
+            with contextlib.suppress(ValueError):  # what reads a damaged row says so; the others are moved
+                if to_step(row)[1].kind in END:
+                    head, _, stored = row.text.rpartition(" ")
+                    until, error = plain_text(stored, codec)
+                    if error is None and now < int(until) < NEVER:
+                        moved.append(replace(row, text=f"{head} {stored_text(str(int(until) - back), codec)}"))
+        tx.side.put(STEP, moved)
 
 
 class Steps:

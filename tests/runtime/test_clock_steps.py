@@ -14,11 +14,15 @@ from aiotaskq import Limit, Rate, TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import SystemClock, VirtualClock
+from aiotaskq.core.codec import Codec
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.parking import parked
+from aiotaskq.core.steps import NEVER
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.clock_steps import ClockSteps, HostClock, StepLog
+from tests.support import step_rows
+from tests.support.codecs import Keyed
 from tests.support.logs import logged
 from tests.support.machine import within
 from tests.support.rows import NOW, new, running, worker_info
@@ -193,6 +197,29 @@ async def test_a_task_that_waits_for_its_time_at_a_gate_is_moved(url: str) -> No
     await backend.gates.admit(far - back, 10)
     (run,) = await backend.claim("o", far - back, 9, lease_until=far)
     assert (run.task_id, run.run_at) == (task.task_id, far - back)
+    await backend.close()
+
+
+@pytest.mark.parametrize("codec", [None, Keyed("k")], ids=["plain", "coded"])
+async def test_the_end_of_a_sleep_is_moved_with_its_task(url: str, codec: Codec | None) -> None:
+    backend = connect(url, codec=codec)
+    await backend.open()
+    steps, back = backend.steps, BACK * SECOND
+    damaged, sleeps, waits = [await running(backend) for _ in range(3)]
+    over = step_rows.of(sleeps, "over", str(NOW - back), kind="sleep")
+    found = step_rows.of(sleeps, "found", '"a b"', n=2)
+    left = step_rows.of(sleeps, "left", str(NOW + 60 * SECOND), kind="sleep", n=3)
+    assert await step_rows.suspend(steps, sleeps, step_rows.asleep(sleeps, left.step.until), over, found, left)
+    wrong = step_rows.of(damaged, "wrong", "soon", kind="sleep")
+    assert await step_rows.suspend(steps, damaged, step_rows.asleep(damaged, left.step.until), wrong)
+    assert await step_rows.wait(steps, waits, until=NEVER)
+    await backend.clock_set(back, 0, NOW)
+    await backend.clock_set(0, back, NOW - back)
+    for task, ends in ((sleeps, [NOW - back, NOW + 60 * SECOND - back]), (waits, [NEVER])):
+        kept = await steps.read(task.task_id, task.seq)
+        assert [step.until for step in kept if step.kind != "step"] == ends
+        assert await run_at(backend, task) == ends[-1]
+    assert (await steps.read(sleeps.task_id, sleeps.seq))[1].value == "a b"
     await backend.close()
 
 

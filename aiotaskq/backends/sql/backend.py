@@ -25,6 +25,7 @@ from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, SqlTransactions, reads
+from aiotaskq.backends.steps import set_back_sleeps
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import Task, TaskFilter, any_tags
@@ -89,6 +90,7 @@ class SqlBackend(Backend):
             if moved:
                 gates = [(gate, set_back(gate, back, now)) for gate in tx.find_gates(EVERY)]
                 tx.write_gates([after for before, after in gates if after != before])
+                set_back_sleeps(tx, back, now, self.steps.codec)
             return moved
 
         if self._dialect.single_writer and await self._write(body):

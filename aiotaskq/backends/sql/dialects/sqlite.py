@@ -54,6 +54,7 @@ from aiotaskq.backends.sql.statement_size import parts
 from aiotaskq.backends.sql.statements import command, run, run_many
 from aiotaskq.core.firing import CLOCKS_DIFFER
 from aiotaskq.core.gate import PARKED
+from aiotaskq.core.steps import NEVER
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
 from aiotaskq.models import SQLITE_AT_GATE, SQLITE_READY
@@ -120,9 +121,9 @@ _LEASE: Final = "json_extract(value, '$.lease_until')"  # of a worker
 # OR ROLLBACK: the statement keeps no journal of its own in memory, where very many rows may move.
 _CLOCK_MOVES: Final = (
     "UPDATE OR ROLLBACK task_queue SET run_at = run_at - :back, due_at = due_at - :back "  # noqa: S608 - our own names
-    f"WHERE status = 'pending' AND {SQLITE_READY} AND run_at > :now",
+    f"WHERE status = 'pending' AND {SQLITE_READY} AND run_at > :now AND run_at < {NEVER}",
     f"UPDATE OR ROLLBACK task_queue SET run_at = MAX(run_at - :back, {PARKED}), due_at = due_at - :back "  # noqa: S608
-    f"WHERE status = 'pending' AND {SQLITE_AT_GATE} AND run_at >= {PARKED} AND due_at > :now",
+    f"WHERE status = 'pending' AND {SQLITE_AT_GATE} AND run_at >= {PARKED} AND due_at > :now AND due_at < {NEVER}",
     "UPDATE OR ROLLBACK task_queue SET expires_at = MAX(expires_at - :back, :left) "
     "WHERE status = 'pending' AND expires_at IS NOT NULL AND expires_at > :left",
     "UPDATE task_queue SET lease_until = MAX(lease_until - :back, :left) "
