@@ -246,6 +246,8 @@ async def test_sqlite_takes_no_value_of_another_type(store: Store, application: 
     for name, value in {**odd, "delay": "x", "timeout": "1", "task_id": "a\0b"}.items():
         with pytest.raises(exc.DBAPIError, match=f"{name}: "):
             application.push(**{name: value})
+    with pytest.raises(exc.DBAPIError, match="params: a JSON"):
+        application.push(params="{}\0")  # to SQLite's own functions the text ends there
     assert columns(store) == []
 
 

@@ -136,7 +136,8 @@ def sqlite() -> list[str]:
     """Return the statements that make the view, into which rows are inserted, and its trigger."""
     text = "typeof({0}) NOT IN ('text', 'null') OR length({0}) > {1} OR instr({0}, char(0))"
     text += " OR {0} GLOB '*[' || char(1, 45, 31, 127) || ']*'"
-    params = "typeof(params) <> 'text' OR NOT json_valid(params) OR json_type(params) <> 'object'"
+    params = "typeof(params) <> 'text' OR instr(params, char(0)) OR NOT json_valid(params)"
+    params += " OR json_type(params) <> 'object'"
     number = "typeof({0}) NOT IN ({1}, 'null') OR "
     refused = _refused(text, params, "length(CAST(params AS BLOB))", number, "RAISE(ABORT, '{}')", "NEW.")
     now = f"strftime('%s', 'now') * {SECOND} + substr(strftime('%f', 'now'), 4) * 1000"
