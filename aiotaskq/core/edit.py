@@ -153,7 +153,9 @@ def after_call(row: Task, call: Task, rule: Debounce, now: int, begun: bool = Fa
         raise TaskConflict(f"key: task {row.task_id!r}, which has it, waits for the tasks before it; use another key")
     due = now + rule.delay
     if rule.max_wait is not None:
-        latest = first_push(row) + rule.max_wait
+        first = first_push(row)
+        # After the clock was set back nothing says for how long it has waited: it is put off no more.
+        latest = row.due_us if first > now else first + rule.max_wait
         # A retry is not brought forward by a stream of calls.
         retry = row.due_at if row.parked and row.due_at is not None else row.run_at
         due = min(due, max(latest, retry if row.attempts else now))

@@ -74,6 +74,15 @@ def test_a_push_stamp_that_was_ahead_of_the_clock_does_not_put_it_off() -> None:
     assert after_call(row, waits(task_id="2"), Debounce(SECOND, SECOND), NOW + SECOND).run_at == NOW + SECOND
 
 
+def test_a_clock_that_was_set_back_does_not_put_it_off() -> None:
+    row, rule, now = waits(), Debounce(2 * SECOND, 5 * SECOND), NOW - 3_600 * SECOND
+    row = row.replace(run_at=now + 2 * SECOND)  # moved by the step
+    for _ in range(3):
+        now += SECOND // 2
+        row = after_call(row, waits(task_id="2"), rule, now)
+    assert row.run_at == NOW - 3_598 * SECOND
+
+
 def test_a_task_with_gates_is_parked_until_it_is_due() -> None:
     flow, other = Flow(gates=(("a", Bounds(1)), ("b", Bounds(1)))), Flow(gates=(("c", Bounds(1)),))
     row = waits(flow=flow, gate="b")
