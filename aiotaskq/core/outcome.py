@@ -21,7 +21,7 @@ from aiotaskq.core.parking import has_budget, parked, regated
 from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING, Status
 from aiotaskq.core.steps import Suspension
 from aiotaskq.core.tags import with_tags
-from aiotaskq.core.task import SECOND, SPAN, Attempt, Task, is_unread, not_aged, run_options
+from aiotaskq.core.task import SECOND, SPAN, Attempt, Task, is_unread, not_aged, not_ahead, run_options
 from aiotaskq.core.worker_info import WorkerInfo
 
 
@@ -230,9 +230,9 @@ def settle(task: Task, outcome: Outcome, now: int, version: str | None = None) -
         return _end(task, COMPLETED, now, task.error_message, outcome.result)
     if isinstance(outcome, Failed | TimedOut) and outcome.span is not None:
         task = _with_span(task, outcome.span)
-    kind = type(outcome)
-    if task.status not in _ALLOWED[kind]:
+    if task.status not in _ALLOWED[kind := type(outcome)]:
         raise IllegalTransition(f"task {task.task_id} is {task.status}: {kind.__name__} is not possible")
+    task = not_ahead(task, now)
     match outcome:
         case Failed(error, retryable, backoff, chance):
             task = noted(task, "failed", error, now, version)

@@ -320,6 +320,14 @@ def not_aged(task: Task) -> Task:
     return task.replace(priority=task.aged_from, extra=extra)
 
 
+def not_ahead(task: Task, now: int) -> Task:
+    """Return a running task as due by ``now``, in microseconds UTC: the clock may have been set back since its claim.
+
+    What hosts' clocks differ by is left: it keeps its place in the order of claims.
+    """
+    return task.replace(run_at=now) if task.status is Status.RUNNING and task.run_at > now + SECOND else task
+
+
 def with_default_tags(task: Task, tags: Mapping[str, str]) -> Task:
     """Return a task with those of these tags that it does not have by name."""
     own = task.tags

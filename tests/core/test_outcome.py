@@ -261,6 +261,13 @@ def test_given_back_unharmed() -> None:  # D7
         assert settle(again.replace(status=R), outcome, NOW).due_at is None
 
 
+@pytest.mark.parametrize("outcome", [Released("stopped"), Released("stopped", ran=True), LeaseExpired()])
+def test_a_run_that_ends_after_the_clock_was_set_back_is_due_at_once(outcome: Outcome) -> None:
+    before = task(run_at=NOW + 3_600 * SECOND, flow=Flow(gates=(("g", Bounds(1)),)))
+    assert settle(before, outcome, NOW).run_at == NOW, "and it keeps its slot"
+    assert settle(before, Released("snoozed", 7), NOW).due_us == NOW + 7
+
+
 def test_given_back_after_a_cancel_is_cancelled() -> None:  # D6
     after = settle(task(cancel_requested=True), Released("its worker was stopped"), NOW)
     assert (after.status, after.error_message) == (X, "cancelled; its worker was stopped")
