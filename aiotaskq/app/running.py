@@ -122,7 +122,8 @@ class Running(Registry):
             for backend in self._internal.backends.values():
                 await backend.open()
         except BaseException:
-            await self._close_stores()
+            if not self._blocks and not self._is_open:  # else it is open for others, or a block closes it
+                await self._close_stores()
             raise
         self._internal.bound.bind()
         if self._store_clock is not None:
@@ -176,15 +177,11 @@ class Running(Registry):
         try:
             await opening
         except BaseException:
-            self._blocks -= 1
+            await self._leave()
             raise
 
-    async def _leave(self, stopping: Awaitable[object] | None = None) -> None:
-        try:
-            if stopping is not None:
-                await stopping
-        finally:
-            self._blocks = max(self._blocks - 1, 0)  # a forked child leaves blocks of its parent
+    async def _leave(self) -> None:
+        self._blocks = max(self._blocks - 1, 0)  # a forked child leaves blocks of its parent
         if not self._blocks and not self._was_open:  # else whatever opened it closes it
             await self.close()
 
@@ -220,7 +217,11 @@ class Running(Registry):
         try:
             yield self
         finally:
-            await self._leave(self._stop_running(*options.times) if runs else None)
+            try:
+                if runs:
+                    await self._stop_running(*options.times)
+            finally:
+                await self._leave()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
@@ -282,14 +283,17 @@ class Running(Registry):
     async def _run_until(
         self, stop: asyncio.Event, options: RunOptions, started: Callable[[], object] = lambda: None
     ) -> ExitCode:
-        await self._start_running(options)
+        await self._enter(self._start_running(options))
         code = ExitCode.DRAINED
         try:
             started()
             await stop.wait()
         finally:
-            code = await self._stop_running(*options.times)
-            await self.close()
+            try:
+                code = await self._stop_running(*options.times)
+            finally:
+                self._was_open = False  # a run closes what was opened before it
+                await self._leave()
         return code
 
     def alerts(
@@ -397,7 +401,6 @@ class Running(Registry):
                 await self._scheduler.start()
         except BaseException:
             await self._stop_running(0.0, 0.0)
-            await self.close()
             raise
 
     @property
