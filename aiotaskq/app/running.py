@@ -417,8 +417,14 @@ class Running(Registry):
         beside = [self._retention.stop(), self._blob_sweep.stop()]
         if "_scheduler" in self.__dict__:
             beside.append(self._scheduler.stop())
-        code, _ = await asyncio.gather(worker.stop(drain, grace), asyncio.gather(*beside))
-        self.worker = None
+        try:
+            code, _ = await asyncio.gather(worker.stop(drain, grace), asyncio.gather(*beside))
+        except asyncio.CancelledError:
+            worker.hurry()
+            await worker.stop(0.0, grace)
+            raise
+        finally:
+            self.worker = None
         return code
 
     async def _open_resources(self, stack: contextlib.AsyncExitStack) -> dict[Any, Any]:

@@ -10,6 +10,9 @@ import pytest
 from aiotaskq import TaskQ
 from aiotaskq.app.internal import RunOptions, internal
 from aiotaskq.errors import ClosedError, WrongLoop
+from aiotaskq.types import TaskHandle
+from tests.support.machine import within
+from tests.support.waiting import eventually
 
 
 class Mailer: ...
@@ -44,6 +47,32 @@ async def test_a_block_that_cannot_be_entered_leaves_the_one_around_it_alone(tmp
         await own.stats()
     with pytest.raises(ClosedError):
         await own.stats()
+
+
+async def test_a_block_whose_stop_is_cancelled_stops_its_workers_and_closes_the_store(tmp_path: Path) -> None:
+    own, began = TaskQ(f"sqlite:///{tmp_path}/x.db"), asyncio.Event()
+    handles: list[TaskHandle[None]] = []
+
+    @own.task
+    async def endless() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async def application() -> None:
+        async with own.running(drain=within(1000)):
+            handles.append(await endless.push())
+            await began.wait()
+
+    task = asyncio.create_task(application())
+    await eventually(lambda: own.worker is not None and own.worker.runner.stopping)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert own.worker is None
+    with pytest.raises(ClosedError):
+        await own.stats()
+    async with own:
+        assert await handles[0].status() == "pending"
 
 
 async def test_a_block_goes_on_after_a_run_inside_of_it(tmp_path: Path) -> None:
