@@ -170,6 +170,7 @@ class VirtualClock(Clock):
         self._given_up: WeakSet[asyncio.Future[Any]] = WeakSet()
         self.sleepers: dict[asyncio.Task[Any], int] = {}
         """The asyncio tasks that wait for this clock, and how often."""
+        self._slept: asyncio.Future[None] | None = None  # done when another wait has begun
 
     def now(self) -> int:
         return self._now
@@ -203,6 +204,8 @@ class VirtualClock(Clock):
             here.cancel()
 
         self.sleepers[here] = self.sleepers.get(here, 0) + 1
+        if self._slept is not None and not self._slept.done():
+            self._slept.set_result(None)
         cancel = self.call_later(timeout, end)
         try:
             await event.wait()
@@ -269,6 +272,9 @@ class VirtualClock(Clock):
                 return
             patience = min(patience for _, patience in left)
             futures = {future for future, _ in left}
+            # A wait that begins may be that of what a future stands for.
+            self._slept = asyncio.get_running_loop().create_future()
+            futures.add(self._slept)
             done, _ = await asyncio.wait(futures, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 self._given_up.update(future for future, seconds in left if seconds == patience)

@@ -111,6 +111,11 @@ class RunSteps:
         self._inside: WeakSet[asyncio.Task[Any]] = WeakSet()  # the asyncio tasks that have called them
         self._ended: asyncio.Future[None] | None = None
 
+    @property
+    def pausing(self) -> bool:
+        """Whether the handler is in short sleeps, for which it is not left, and in no step."""
+        return bool(self._pauses) and not self._busy and not any(pause.long for pause in self._pauses.values())
+
     # ---- leaving the handler ----
 
     @property

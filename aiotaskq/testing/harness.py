@@ -23,6 +23,7 @@ from aiotaskq.core.ids import restart_seq
 from aiotaskq.core.status import StatusName
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ClosedError, ValidationError, WrongLoop
+from aiotaskq.runtime.context import current_task
 from aiotaskq.testing.override import Pushes, override
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,6 +50,7 @@ class Run:
         self.outside = outside
         """Whether the handler runs in a thread or a process."""
         self.inside = asyncio.current_task()
+        self.context = current_task()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -137,7 +139,7 @@ class Harness(Pushes, ABC):
         def look() -> None:
             nonlocal before, timer
             was, before = before, (self.clock.now(), self._turns)
-            outside = any(run.inside not in self.clock.sleepers for run in self._runs.values())
+            outside = any(not self._sleeps(run) for run in self._runs.values())
             if before == was and not outside:
                 scope.reschedule(loop.time())
             else:
@@ -175,6 +177,11 @@ class Harness(Pushes, ABC):
             if not run.ended.done():
                 run.ended.set_result(None)
 
+    def _sleeps(self, run: Run) -> bool:
+        """Whether a handler waits for the clock: itself, or in its thread or asyncio tasks of its own by steps."""
+        steps = run.context.steps_begun
+        return run.inside in self.clock.sleepers or (steps is not None and steps.pausing)
+
     # ---- what the clock waits for ----
 
     def _transactions(self) -> Iterator[asyncio.Future[Any]]:
@@ -182,7 +189,7 @@ class Harness(Pushes, ABC):
             yield from store.pending()
 
     def _outside(self) -> Iterator[asyncio.Future[Any]]:
-        yield from (run.ended for run in list(self._runs.values()) if run.outside)
+        yield from (run.ended for run in list(self._runs.values()) if run.outside and not self._sleeps(run))
         if self.tq.worker is not None:
             yield from self.tq.worker.runner.batches.outside  # a batch that is gathered waits for the clock
 

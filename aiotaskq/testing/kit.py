@@ -143,7 +143,7 @@ class Kit(Harness):
             planned = await self._planned(now)
             if self._turns != turns:
                 continue  # a run ended while the database was read, and is not settled yet
-            outside = [run for run in self._runs.values() if run.inside not in self.clock.sleepers]
+            outside = [run for run in self._runs.values() if not self._sleeps(run)]
             worker = self.tq.worker
             if worker is not None and worker.runner.batches.gathers and (planned is None or planned > now):
                 worker.runner.batches.close()  # no more tasks come while time stands still
