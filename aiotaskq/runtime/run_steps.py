@@ -110,6 +110,7 @@ class RunSteps:
         self._under_way = 0  # steps whose functions were called and are not stored
         self._inside: WeakSet[asyncio.Task[Any]] = WeakSet()  # the asyncio tasks that have called them
         self._ended: asyncio.Future[None] | None = None
+        self._hurried = False  # whether no sleep is short
 
     @property
     def pausing(self) -> bool:
@@ -144,6 +145,14 @@ class RunSteps:
         elif self._pauses and not self._looks:
             self._looks = True
             asyncio.get_running_loop().call_soon(self._look, 0, self._turns)
+
+    def hurry(self) -> None:
+        """Have the handler left for each sleep from now on, however short it is: a thread cannot be cancelled in it."""
+        self._hurried = True
+        for pause in self._pauses.values():
+            pause.long = True
+        self._busy += 1
+        self._exit()
 
     def _look(self, quiet: int, turns: int) -> None:
         """Leave the handler once nothing of it was under way for some iterations of the loop."""
@@ -320,7 +329,7 @@ class RunSteps:
             if left <= 0:
                 return
             new = self.new("sleep", name, number, str(until)) if found is None else self._as_new(found)
-            pause = _Pause(new, found is not None, left / SECOND > self._verbs.short)
+            pause = _Pause(new, found is not None, self._hurried or left / SECOND > self._verbs.short)
             if not pause.long:
                 await self._keep(pause)
             await self._pause(pause)

@@ -365,10 +365,12 @@ class Runner:
                 return await asyncio.shield(future)
             except asyncio.CancelledError:
                 # A thread cannot be interrupted: the task keeps its slot until it ends. Only work that still waits for
-                # a process can be taken back.
+                # a process can be taken back, and a durable handler in a sleep can be left.
                 if execution.abandoned or execution.reason is None or work.cancel():
                     raise
                 execution.uncancel()
+                if execution.reason == "shutdown" and (steps := execution.context.steps_begun) is not None:
+                    steps.hurry()
 
     def _began(self, execution: Execution) -> None:
         """Let the timeout of a task of a batch begin, now that its handler is called."""
