@@ -170,15 +170,16 @@ class FileWatch(Notifier):
         self._again = loop.call_later(pause, self._watch, signals)
 
     def _close(self) -> None:
-        if self._again is not None:
-            self._again.cancel()
-        if self._signals is not None:
-            if self._bound.alive and self._bound.loop is not None:
-                self._bound.loop.remove_reader(self._signals.fd)
-            self._signals.close()
-        self._again = self._signals = None
-        with outside_of_forks, self._lock:
+        with outside_of_forks, self._lock:  # a crashed loop may close it while the next one does
+            again, signals = self._again, self._signals
+            self._again = self._signals = None
             self._drop()
+        if again is not None:
+            again.cancel()
+        if signals is not None:
+            if self._bound.alive and self._bound.loop is not None:
+                self._bound.loop.remove_reader(signals.fd)
+            signals.close()
 
     def _drop(self) -> None:
         connection, self._connection, self._seen = self._connection, None, 0

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,24 @@ async def test_a_commit_of_another_process_is_noticed_without_a_poll(
             await ears.until(TAKEN, seconds=within(0.1))
             heard += 1
     assert heard > 10  # on a busy machine some come later
+
+
+@linux
+async def test_two_threads_may_close_it(sqlite: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crashed loop may close it while the next one does."""
+    await watching(sqlite.backend)
+    close, closed = sqlite_watch.Signals.close, list[sqlite_watch.Signals]()
+
+    def close_twice(signals: sqlite_watch.Signals) -> None:
+        close(signals)
+        closed.append(signals)
+        if len(closed) == 1:
+            with ThreadPoolExecutor() as other:
+                other.submit(asyncio.run, sqlite.backend.close()).result(within(10))
+
+    monkeypatch.setattr(sqlite_watch.Signals, "close", close_twice)
+    await sqlite.backend.close()
+    assert len(closed) == 1
 
 
 async def test_hints_of_one_moment_share_a_signal(sqlite: Store, monkeypatch: pytest.MonkeyPatch) -> None:
