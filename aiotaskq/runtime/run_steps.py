@@ -137,6 +137,9 @@ class RunSteps:
 
     def _exit(self) -> None:
         self._busy -= 1
+        self._look_soon()
+
+    def _look_soon(self) -> None:
         if self._busy:
             return
         if self._ended is not None:
@@ -151,8 +154,7 @@ class RunSteps:
         self._hurried = True
         for pause in self._pauses.values():
             pause.long = True
-        self._busy += 1
-        self._exit()
+        self._look_soon()
 
     def _look(self, quiet: int, turns: int) -> None:
         """Leave the handler once nothing of it was under way for some iterations of the loop."""
