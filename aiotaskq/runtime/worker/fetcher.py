@@ -171,7 +171,7 @@ class Fetcher(Poller):
         """Let each batch of tasks take one slot."""
         self.batches = batches
         batches.holds = lambda task: self._heartbeat.holds((task.task_id, task.fence), self._clock.ticks())
-        self.wake()
+        self.look_for_tasks()
 
     def fill(self) -> None:
         """Run buffered tasks in the free slots."""

@@ -289,6 +289,23 @@ async def test_middleware_and_resources() -> None:
     assert sorted(seen) == [(0, "c0"), (1, "c1")]
 
 
+async def test_tasks_that_were_claimed_ahead_join_a_batch_whose_handler_came_late(kit: Kit) -> None:
+    @kit.tq.task
+    async def quick() -> None: ...
+
+    await kit.tq.push_many([quick.call() for _ in range(200)])
+    await kit.drain()
+    calls: list[int] = []
+
+    @kit.tq.task(batch=5, within=60)
+    async def late(n: list[int]) -> None:
+        calls.append(len(n))
+
+    await kit.tq.push_many([late.call(n) for n in range(5)])
+    await kit.drain()
+    assert calls == [5]
+
+
 async def test_the_items_of_a_batch_are_the_results_of_the_tasks_before(kit: Kit) -> None:
     calls: list[list[Item]] = []
 
